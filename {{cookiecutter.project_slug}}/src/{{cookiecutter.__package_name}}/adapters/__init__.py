@@ -1,0 +1,1 @@
+"""The ports' implementations. A module is imported when its adapter is first used."""

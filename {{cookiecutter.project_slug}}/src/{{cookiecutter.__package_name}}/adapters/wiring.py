@@ -1,0 +1,93 @@
+"""Settings in, adapters out: the scheme of each URL says which adapter to open.
+
+Everything here is opened when first used, so that a cold start pays for nothing it does not need.
+"""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Protocol
+
+import msgspec
+from lambda_shim.batch import Visibility
+from lambda_shim.contract import Ledger
+from lambda_shim.fan_out import Outbox
+from lambda_shim.records import RecordStore
+
+from ..core.settings import Settings
+from .ports import AdapterPorts
+
+
+class SettingsError(ValueError):
+    """The environment lacks a setting or has a bad one; the message names it."""
+
+
+class Queue(Visibility, Outbox, Protocol):
+    """The work queue, from both ends."""
+
+
+def load_settings(environ: Mapping[str, str]) -> Settings:
+    """The typed settings out of environment variables. Raises SettingsError naming the variable."""
+    try:
+        return msgspec.convert(dict(environ), Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"environment variables: {error}") from None
+
+
+def split(url: str) -> tuple[str, str]:
+    """``s3://bucket/prefix`` → ``("s3", "bucket/prefix")``."""
+    scheme, _, rest = url.partition("://")
+    return scheme, rest
+
+
+class Wiring:
+    """What ``lambda_shim.batch`` and ``fan_out`` ask a service for."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.ports = AdapterPorts(settings)
+        self.max_receive_count = settings.max_receive_count
+
+    @cached_property
+    def queue(self) -> Queue:
+        match split(self.settings.queue_url):
+            case "https", _:
+                from lambda_shim.sqs import SqsQueue
+
+                return SqsQueue(self.settings.queue_url)
+            case "redis", _:
+                from .redis_queue import RedisQueue
+
+                return RedisQueue(self.settings.queue_url)
+            case scheme, _:
+                raise SettingsError(f"QUEUE_URL: no adapter for {scheme}://; use https or redis")
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        match split(self.settings.ledger_url):
+            case "dynamodb", table:
+                from lambda_shim.dynamodb_ledger import DynamoDbLedger
+
+                return DynamoDbLedger(table)
+            case "redis", _:
+                from .redis_queue import open_ledger
+
+                return open_ledger(self.settings.ledger_url)
+            case scheme, _:
+                raise SettingsError(
+                    f"LEDGER_URL: no adapter for {scheme}://; use dynamodb or redis"
+                )
+
+    @cached_property
+    def records(self) -> RecordStore:
+        match split(self.settings.records_url):
+            case "s3", place:
+                from lambda_shim.records import S3Store
+
+                bucket, _, prefix = place.partition("/")
+                return S3Store(bucket, prefix)
+            case "file", directory:
+                from lambda_shim.records import DirectoryStore
+
+                return DirectoryStore(directory)
+            case scheme, _:
+                raise SettingsError(f"RECORDS_URL: no adapter for {scheme}://; use s3 or file")

@@ -1,0 +1,136 @@
+"""What happens to a message, whatever happens to the service."""
+
+import pytest
+
+from .. import example
+from .conftest import with_faults
+from .service import LocalService, wait_until
+
+MAX_RECEIVE_COUNT = 5
+
+
+def test_a_message_is_done(service: LocalService) -> None:
+    service.send(example.message())
+    service.wait_idle()
+    assert example.all_done(service, 1)
+    assert service.records() == []
+
+
+def test_a_malformed_message_is_parked_at_once_naming_its_field(service: LocalService) -> None:
+    service.send(example.malformed())
+    record = service.wait_record()
+    service.wait_idle()
+    assert (record.reason, record.attempts) == ("malformed", 1)
+    assert f"$.{example.BAD_FIELD}" in record.error
+
+
+def test_what_is_not_even_json_is_parked_and_kept_as_it_came(service: LocalService) -> None:
+    service.send("{ this is not JSON")
+    record = service.wait_record()
+    service.wait_idle()
+    assert (record.reason, record.body) == ("malformed", "{ this is not JSON")
+
+
+def test_an_unknown_type_uses_its_deliveries_first(service: LocalService) -> None:
+    service.send({"type": "of_next_version"})
+    for delivery in range(1, MAX_RECEIVE_COUNT):
+        service.wait_returned(delivery)
+        service.pass_visibility_timeout()
+    record = service.wait_record()
+    service.wait_idle()
+    assert (record.reason, record.attempts) == ("unknown_type", MAX_RECEIVE_COUNT)
+
+
+def test_a_failing_job_is_tried_again_and_succeeds(service: LocalService) -> None:
+    with example.failing_job(service):
+        service.send(example.message())
+        service.wait_returned(1)
+    service.pass_visibility_timeout()
+    service.wait_idle()
+    assert example.all_done(service, 1)
+    assert service.records() == []
+
+
+def test_a_job_that_keeps_failing_is_parked_with_its_error(service: LocalService) -> None:
+    with example.failing_job(service):
+        service.send(example.message())
+        for delivery in range(1, MAX_RECEIVE_COUNT):
+            service.wait_returned(delivery)
+            service.pass_visibility_timeout()
+        record = service.wait_record()
+    service.wait_idle()
+    assert (record.reason, record.attempts) == ("retries_exhausted", MAX_RECEIVE_COUNT)
+    assert record.traceback is not None
+    assert record.error.split(":")[0] in record.traceback
+    assert service.dead_letter_queue.stats().ready == 0
+
+
+@with_faults
+def test_crashes_exhausted_go_to_the_dead_letter_queue(service: LocalService) -> None:
+    with service.fault("crash"):
+        service.send(example.message())
+        for delivery in range(1, MAX_RECEIVE_COUNT + 1):
+            service.wait_fault_met(delivery)
+            service.pass_visibility_timeout()
+        wait_until(lambda: service.dead_letter_queue.stats().ready == 1, "the dead letter")
+    assert service.backlog() == 0
+    assert service.records() == []
+
+
+@with_faults
+def test_a_worker_killed_in_the_middle_loses_nothing(service: LocalService) -> None:
+    with service.fault("hang"):
+        service.send(example.message())
+        service.wait_fault_met()
+        service.kill_environments()
+    service.pass_visibility_timeout()
+    service.wait_idle()
+    assert example.all_done(service, 1)
+
+
+@with_faults
+def test_a_killed_poller_loses_nothing(service: LocalService) -> None:
+    with service.fault("hang"):
+        service.send(example.message())
+        service.wait_fault_met()
+        service.group["worker"].kill()
+    service.pass_visibility_timeout()
+    service.wait_idle()
+    assert example.all_done(service, 1)
+
+
+@with_faults
+def test_the_function_timeout_kills_and_the_message_comes_back(service: LocalService) -> None:
+    with service.fault("hang"):
+        service.send(example.message())
+        service.wait_fault_met()
+        stuck = service.environments()
+        seconds = service.settings["function"]["timeout"]
+        wait_until(
+            lambda: f"Task timed out after {seconds:.2f} seconds" in service.group["worker"].log(),
+            "Lambda's words for a timeout",
+        )
+    assert stuck != service.environments()
+    service.pass_visibility_timeout()
+    service.wait_idle()
+    assert example.all_done(service, 1)
+
+
+def test_duplicates_have_no_second_effect(service: LocalService) -> None:
+    service.send(example.message())
+    service.wait_idle()
+    once = example.effects(service)
+    service.send(example.message())
+    service.send(example.message())
+    service.wait_idle()
+    assert example.effects(service) == once
+    assert service.records() == []
+
+
+@pytest.mark.service(concurrency=4)
+def test_200_messages_over_4_environments(service: LocalService) -> None:
+    for number in range(200):
+        service.send(example.message(number))
+    service.wait_idle()
+    assert example.all_done(service, 200)
+    assert service.records() == []

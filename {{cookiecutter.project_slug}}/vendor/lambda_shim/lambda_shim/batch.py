@@ -1,0 +1,397 @@
+"""The SQS handler: records in, partial batch failures out.
+
+Rules (AWS documentation, "Handling errors for an SQS event source in Lambda"):
+
+- The answer names the messages that are to return, ``{"batchItemFailures": [{"itemIdentifier":
+  <messageId>}]}``; all others of the batch are deleted. Nothing named: all are deleted.
+- A message returns when its visibility timeout runs out, unless ChangeMessageVisibility says else.
+- Of a FIFO queue, a group stops at its first failure: that message and the rest of its group return.
+
+What each outcome of a job means for its message:
+
+=====================  =======================  ===================================
+outcome                earlier deliveries       last permitted delivery
+=====================  =======================  ===================================
+returns                deleted                  deleted
+``Retry``              returned (after …)       parked, ``retries_exhausted``
+other exception        returned                 parked, ``retries_exhausted``
+``Reject``             parked, ``rejected``     parked, ``rejected``
+``NeedsMoreTime``      parked                   parked, ``needs_more_time``
+malformed message      parked, ``malformed``    parked, ``malformed``
+unknown type           returned                 parked, ``unknown_type``
+deadline reached       returned                 parked, ``deadline``
+=====================  =======================  ===================================
+
+"Parked" is a dead-letter record in the store, after which the message is deleted. If the store
+refuses the record, the message is returned instead: nothing is ever deleted unaccounted for.
+What never reaches this code (kills, crashes, failing imports) is dead-lettered by SQS itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, Generic, Protocol, TypeVar
+
+from lambda_shim.contract import (
+    BusinessMessage,
+    Context,
+    DeadlineReached,
+    Ledger,
+    MalformedMessage,
+    NeedsMoreTime,
+    Reject,
+    Retry,
+    UnknownMessageType,
+    describe,
+)
+
+P = TypeVar("P")
+P_co = TypeVar("P_co", covariant=True)
+M = TypeVar("M", bound=BusinessMessage)
+
+log = logging.getLogger("lambda_shim")
+
+# The guard fires this long before the function's timeout: a tenth of what is left at the batch's
+# start, at most two seconds. Parking a record in S3 takes a fraction of that.
+GUARD_SHARE = 0.1
+GUARD_MOST = 2.0
+
+# SQS's limits for ChangeMessageVisibility, in seconds.
+VISIBILITY_MOST = 43_200
+
+
+class Visibility(Protocol):
+    """The one thing the handler asks of the queue it is fed by."""
+
+    def change_visibility(self, receipt: str, seconds: float) -> object:
+        """Make a message that is in flight visible again after this many seconds from now."""
+        ...
+
+
+class Wiring(Protocol[P_co]):
+    """What a service binds its handler to. Members may be opened lazily."""
+
+    @property
+    def ports(self) -> P_co: ...
+    @property
+    def ledger(self) -> Ledger: ...
+    @property
+    def records(self) -> Any: ...  # records.RecordStore; not imported here for the cold start
+    @property
+    def queue(self) -> Visibility: ...
+    @property
+    def max_receive_count(self) -> int: ...
+
+
+class _LogContext:
+    """The record that is being handled, stamped on every log line that is written meanwhile."""
+
+    current: Context[Any] | None = None
+
+
+def stamp_log_records() -> None:
+    """Let every log record carry message_id, business_id and attempt while a job runs.
+
+    The Lambda runtime's JSON formatter prints a record's extra attributes, so a job's own
+    ``logging.info(…)`` is found by business id without the job doing anything.
+    """
+    make = logging.getLogRecordFactory()
+    if getattr(make, "stamps", False):
+        return
+
+    def factory(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make(*args, **kwargs)
+        context = _LogContext.current
+        if context is not None:
+            record.message_id = context.message_id
+            record.business_id = context.business_id
+            record.attempt = context.attempt
+        return record
+
+    factory.stamps = True  # type: ignore[attr-defined]
+    logging.setLogRecordFactory(factory)
+
+
+class _Guard:
+    """Raises DeadlineReached in the job when time is nearly up.
+
+    The signal may arrive at any instruction: in a job it raises; elsewhere it only notes that the
+    time is up, so that parking and answering are never torn.
+    """
+
+    __slots__ = ("expired", "in_job")
+
+    def __init__(self) -> None:
+        self.expired = False
+        self.in_job = False
+
+    def arm(self, seconds: float) -> bool:
+        """Fire after ``seconds``. False off the main thread, where Python delivers no signals."""
+        self.expired = self.in_job = False
+        try:
+            signal.signal(signal.SIGALRM, self._fire)
+        except ValueError:
+            return False
+        signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
+        return True
+
+    def disarm(self) -> None:
+        self.in_job = False
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+
+    def _fire(self, _signal: int, _frame: object) -> None:
+        self.expired = True
+        if self.in_job:
+            self.in_job = False
+            raise DeadlineReached("the function's time is nearly up")
+
+
+class SqsHandler(Generic[P, M]):
+    """A Lambda handler for SQS events; call it as Lambda does, with event and context.
+
+    Args:
+        decode: a record's body to a message. Raises MalformedMessage or UnknownMessageType.
+        handle: the business logic, see the table above for what it may raise.
+        wire: called once, at the first batch or by ``warm()``: the service's ports and stores.
+    """
+
+    def __init__(
+        self,
+        decode: Callable[[str], M],
+        handle: Callable[[M, Context[P]], None],
+        wire: Callable[[], Wiring[P]],
+    ) -> None:
+        self._decode = decode
+        self._handle = handle
+        self._wire = wire
+        self._wiring: Wiring[P] | None = None
+        self._guard = _Guard()
+        stamp_log_records()
+
+    def __call__(self, event: dict[str, Any], lambda_context: Any) -> dict[str, Any]:
+        """Handle a batch.
+
+        Returns:
+            ``{"batchItemFailures": […]}``, empty when every message is done or parked.
+
+        Raises:
+            KeyError: the event is not one of an SQS queue; Lambda then fails the invocation, and
+                nothing is deleted.
+        """
+        records = event["Records"]
+        wiring = self._wiring
+        if wiring is None:
+            wiring = self._wiring = self._wire()
+        remaining = _remaining(lambda_context)
+        if remaining is None:
+            return {"batchItemFailures": self._batch(records, wiring, None, lambda_context)}
+        margin = min(GUARD_MOST, remaining * GUARD_SHARE)
+        armed = self._guard.arm(remaining - margin)
+        try:
+            failures = self._batch(records, wiring, monotonic() + remaining, lambda_context)
+        finally:
+            if armed:
+                self._guard.disarm()
+        return {"batchItemFailures": failures}
+
+    def _batch(
+        self,
+        records: list[dict[str, Any]],
+        wiring: Wiring[P],
+        deadline: float | None,
+        lambda_context: Any,
+    ) -> list[dict[str, str]]:
+        decode, handle, guard = self._decode, self._handle, self._guard
+        ports, ledger = wiring.ports, wiring.ledger
+        failures: list[dict[str, str]] = []
+        blocked: set[str] = set()  # FIFO groups that a failure has stopped
+        parked = 0
+        for record in records:
+            message_id = record["messageId"]
+            attributes = record["attributes"]
+            group = attributes.get("MessageGroupId")
+            if guard.expired or (group is not None and group in blocked):
+                failures.append({"itemIdentifier": message_id})
+                continue
+            context = None
+            try:
+                message = decode(record["body"])
+                context = Context(
+                    ports,
+                    ledger,
+                    message,
+                    message_id,
+                    int(attributes["ApproximateReceiveCount"]),
+                    deadline,
+                )
+                _LogContext.current = context
+                # Two nested tries: however late the guard fires, the outer one catches it.
+                try:
+                    guard.in_job = True
+                    handle(message, context)
+                finally:
+                    guard.in_job = False
+            # The job's own failures and the guard's: whatever it was, this message alone answers
+            # for it. KeyboardInterrupt and SystemExit end the process, as they should.
+            except (Exception, DeadlineReached) as error:
+                if self._settle(record, context, error, wiring, lambda_context):
+                    parked += 1
+                else:
+                    failures.append({"itemIdentifier": message_id})
+                    if group is not None:
+                        blocked.add(group)
+        _LogContext.current = None
+        if failures or parked:
+            _emit_metrics(lambda_context, failed=len(failures), parked=parked)
+        return failures
+
+    def _settle(
+        self,
+        record: dict[str, Any],
+        context: Context[P] | None,
+        error: BaseException,
+        wiring: Wiring[P],
+        lambda_context: Any,
+    ) -> bool:
+        """Park the message (True) or have it returned (False), by the table above."""
+        from lambda_shim import records as dead_letters
+
+        attempt = _attempt(record)
+        last = attempt >= wiring.max_receive_count
+        reason: str | None = None
+        match error:
+            case MalformedMessage():
+                reason = dead_letters.MALFORMED
+            case Reject():
+                reason = dead_letters.REJECTED
+            case NeedsMoreTime():
+                reason = dead_letters.NEEDS_MORE_TIME
+            case UnknownMessageType() if last:
+                reason = dead_letters.UNKNOWN_TYPE
+            case DeadlineReached() if last:
+                reason = dead_letters.DEADLINE
+            case _ if last:
+                reason = dead_letters.RETRIES_EXHAUSTED
+        details = {
+            "message_id": record["messageId"],
+            "business_id": _business_id(context),
+            "attempt": attempt,
+        }
+        # A stamp for the log lines below, whoever's turn it was.
+        _LogContext.current = None
+        if reason is None:
+            expected = isinstance(error, Retry | UnknownMessageType | DeadlineReached)
+            log.warning(
+                "returned to the queue: %s",
+                describe(error),
+                extra=details,
+                exc_info=None if expected else error,
+            )
+            if isinstance(error, Retry) and error.after is not None:
+                self._delay(record, error.after, wiring, details)
+            return False
+        try:
+            wiring.records.put(
+                _dead_letter(record, context, error, reason, attempt, lambda_context)
+            )
+        except Exception:
+            log.exception("not parked, returned to the queue instead", extra=details)
+            return False
+        log.error("parked: %s: %s", reason, describe(error), extra={**details, "reason": reason})
+        return True
+
+    def _delay(
+        self, record: dict[str, Any], after: float, wiring: Wiring[P], details: dict[str, Any]
+    ) -> None:
+        """Best effort: without it the message returns after the queue's visibility timeout."""
+        try:
+            wiring.queue.change_visibility(
+                record["receiptHandle"], min(max(after, 0.0), VISIBILITY_MOST)
+            )
+        except Exception:
+            log.exception("visibility not changed; returns after its timeout", extra=details)
+
+
+def _remaining(lambda_context: Any) -> float | None:
+    """Seconds this invocation has left; None without a limit (a debugger, a unit test)."""
+    get = getattr(lambda_context, "get_remaining_time_in_millis", None)
+    if get is None:
+        return None
+    milliseconds = get()
+    return None if milliseconds is None else milliseconds / 1000
+
+
+def _attempt(record: dict[str, Any]) -> int:
+    return int(record["attributes"]["ApproximateReceiveCount"])
+
+
+def _business_id(context: Context[Any] | None) -> str | None:
+    return None if context is None else context.business_id
+
+
+def _dead_letter(
+    record: dict[str, Any],
+    context: Context[Any] | None,
+    error: BaseException,
+    reason: str,
+    attempt: int,
+    lambda_context: Any,
+) -> Any:
+    """Imports are local: no cold start pays for what only failures need."""
+    import traceback
+    from datetime import UTC, datetime
+
+    from lambda_shim.records import DeadLetterRecord, function_identity
+
+    function, request_id = function_identity(lambda_context)
+    expected = isinstance(error, Reject | MalformedMessage | UnknownMessageType | NeedsMoreTime)
+    return DeadLetterRecord(
+        message_id=record["messageId"],
+        reason=reason,
+        error=describe(error),
+        body=record["body"],
+        attempts=attempt,
+        source=record.get("eventSourceARN", ""),
+        function=function,
+        request_id=request_id,
+        parked_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        business_id=_business_id(context),
+        traceback=None if expected else "".join(traceback.format_exception(error)),
+        attributes=dict(record["attributes"]),
+        message_attributes=record.get("messageAttributes") or {},
+    )
+
+
+def _emit_metrics(lambda_context: Any, failed: int, parked: int) -> None:
+    """One line in CloudWatch's embedded metric format, on stdout.
+
+    Batch item failures are no Lambda errors, so alarms need a metric of their own, by version:
+    a canary's failures must stand apart from those of the version that serves the rest.
+    """
+    import json
+    from time import time
+
+    from lambda_shim.records import function_identity
+
+    name, _, version = function_identity(lambda_context)[0].rpartition(":")
+    metrics = [{"Name": n, "Unit": "Count"} for n in ("FailedRecords", "ParkedRecords")]
+    line = {
+        "_aws": {
+            "Timestamp": int(time() * 1000),
+            "CloudWatchMetrics": [
+                {
+                    "Namespace": "LambdaService",
+                    "Dimensions": [["FunctionName"], ["FunctionName", "FunctionVersion"]],
+                    "Metrics": metrics,
+                }
+            ],
+        },
+        "FunctionName": name,
+        "FunctionVersion": version,
+        "FailedRecords": failed,
+        "ParkedRecords": parked,
+    }
+    print(json.dumps(line, separators=(",", ":")), flush=True)

@@ -1,0 +1,51 @@
+"""Decoding of tagged msgspec messages, with the two ways in which it can fail kept apart."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar, get_args
+
+import msgspec
+
+from lambda_shim.contract import MalformedMessage, UnknownMessageType
+
+T = TypeVar("T")
+
+
+class _Tag(msgspec.Struct):
+    type: str
+
+
+def decoder(message: type[T]) -> Callable[[bytes | str], T]:
+    """A function that decodes JSON to this message type.
+
+    Args:
+        message: a msgspec Struct with ``tag_field="type"``, or a union of such Structs.
+
+    The returned function raises:
+        UnknownMessageType: a JSON object whose ``type`` is none of the union's.
+        MalformedMessage: anything else that is no message; the error names the field.
+    """
+    structs: tuple[Any, ...] = get_args(message) or (message,)
+    tags = frozenset(struct.__struct_config__.tag for struct in structs)
+    decode = msgspec.json.Decoder(message).decode
+
+    def explain(body: bytes | str, error: Exception) -> ValueError:
+        try:
+            tag = msgspec.json.decode(body, type=_Tag).type
+        except (msgspec.DecodeError, UnicodeError):
+            return MalformedMessage(str(error))
+        if tag in tags:
+            return MalformedMessage(str(error))
+        return UnknownMessageType(f"type {tag!r} is not one of: {', '.join(sorted(tags))}")
+
+    def checked(body: bytes | str) -> T:
+        try:
+            return decode(body)
+        except (msgspec.DecodeError, UnicodeError) as error:
+            raise explain(body, error) from None
+
+    return checked
+
+
+def encode(message: object) -> str:
+    """The JSON that the decoder reads."""
+    return msgspec.json.encode(message).decode()
