@@ -4,6 +4,7 @@ Wheels are taken for Lambda's platform, not this machine's, so nothing is compil
 is needed. What ships is the service and lambda_shim; the local shim and the rest of vendor/ do not.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 
 PROJECT = Path(__file__).parent.parent
 BUILD = PROJECT / "build"
+# `uv run` tells where uv is; it need not be on PATH.
+UV = os.environ.get("UV", "uv")
 
 # As in deploy/; tests/unit/test_facts.py holds them together.
 PYTHON = "3.13"
@@ -31,11 +34,11 @@ def collect(target: Path) -> None:
     """Put everything that ships below this directory."""
     requirements = BUILD / "requirements.txt"
     run(
-        *("uv", "export", "--quiet", "--no-dev", "--no-emit-workspace"),
+        *(UV, "export", "--quiet", "--no-dev", "--no-emit-workspace"),
         *("--format", "requirements-txt", "--output-file", str(requirements)),
     )
     run(
-        *("uv", "pip", "install", "--quiet", "--requirement", str(requirements)),
+        *(UV, "pip", "install", "--quiet", "--requirement", str(requirements)),
         *("--target", str(target), "--only-binary", ":all:", "--python-version", PYTHON),
         *("--python-platform", PLATFORMS[ARCHITECTURE]),
     )
