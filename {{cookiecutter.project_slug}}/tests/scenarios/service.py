@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 from lambda_shim.records import DeadLetterRecord, DirectoryStore
-from local_sqs.queue import Queue, advance_clock
+from local_sqs import Queue, advance_clock
 from procgroup import ProcessGroup
 
 # Seconds to wait for what should happen within milliseconds, on the slowest of machines.

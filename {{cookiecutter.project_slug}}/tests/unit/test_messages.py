@@ -4,7 +4,10 @@ import json
 
 import pytest
 
-from {{ cookiecutter.__package_name }}.core.errors import MalformedMessage, UnknownMessageType
+from {{ cookiecutter.__package_name }}.core.errors import (
+    MalformedMessage,
+    UnknownMessageType,
+)
 from {{ cookiecutter.__package_name }}.core.messages import decode, encode
 
 from .. import example

@@ -5,7 +5,11 @@ from pathlib import Path
 import pytest
 
 from {{ cookiecutter.__package_name }}.adapters.documents import open_documents
-from {{ cookiecutter.__package_name }}.adapters.wiring import SettingsError, Wiring, load_settings
+from {{ cookiecutter.__package_name }}.adapters.wiring import (
+    SettingsError,
+    Wiring,
+    load_settings,
+)
 from {{ cookiecutter.__package_name }}.core.settings import Settings
 
 ON_AWS = {

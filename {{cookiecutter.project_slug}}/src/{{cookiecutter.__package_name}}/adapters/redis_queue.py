@@ -1,10 +1,8 @@
-"""The local ends of the queue and the ledger. Never used on AWS."""
+"""The local queue as the shims see SQS. Never used on AWS."""
 
 from collections.abc import Sequence
 
-from lambda_shim.contract import Ledger
 from lambda_shim.sqs import Refused
-from local_sqs.ledger import RedisLedger
 from local_sqs.queue import Queue
 
 
@@ -15,13 +13,9 @@ class RedisQueue:
         self._queue = Queue.open(url)
 
     def send_entries(self, bodies: Sequence[str]) -> list[Refused]:
-        self._queue.send_batch(list(bodies))
-        return []
+        _, failed = self._queue.send_batch(bodies)
+        # The local queue is never short of capacity: what it refuses, SQS refuses as well.
+        return [Refused(f.index, True, f.code, f.message) for f in failed]
 
     def change_visibility(self, receipt: str, seconds: float) -> None:
         self._queue.change_visibility(receipt, seconds)
-
-
-def open_ledger(url: str) -> Ledger:
-    """The ledger in the Redis of this URL; the path is its keys' prefix."""
-    return RedisLedger.open(url)

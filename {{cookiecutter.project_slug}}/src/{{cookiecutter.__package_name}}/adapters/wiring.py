@@ -69,9 +69,9 @@ class Wiring:
 
                 return DynamoDbLedger(table)
             case "redis", _:
-                from .redis_queue import open_ledger
+                from local_sqs.ledger import RedisLedger
 
-                return open_ledger(self.settings.ledger_url)
+                return RedisLedger.open(self.settings.ledger_url)
             case scheme, _:
                 raise SettingsError(
                     f"LEDGER_URL: no adapter for {scheme}://; use dynamodb or redis"

@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from os import urandom
 from time import monotonic
-from typing import Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
+
+import msgspec
 
 P = TypeVar("P")
 
@@ -92,47 +94,39 @@ class BusinessMessage(Protocol):
         ...
 
 
-class Context(Generic[P]):
-    """What a job is given beside its message.
+class Context(msgspec.Struct, Generic[P], eq=False):
+    """What a job is given beside its message. (A Struct, because one is made for every record.)
 
     Attributes:
         ports: the service's ways to the outside.
+        ledger: for ``once``.
+        message: the message at hand.
         message_id: SQS's id of this delivery's message; not stable over a redrive.
         attempt: which delivery this is, from 1 (SQS's ApproximateReceiveCount).
+        deadline: when this invocation is killed, in seconds on ``time.monotonic``'s clock; None
+            for no limit.
     """
 
-    __slots__ = ("_deadline", "_ledger", "_message", "attempt", "message_id", "ports")
-
-    def __init__(
-        self,
-        ports: P,
-        ledger: Ledger,
-        message: BusinessMessage,
-        message_id: str = "local",
-        attempt: int = 1,
-        deadline: float | None = None,
-    ) -> None:
-        """``deadline``: seconds on the clock of ``time.monotonic``, or None for no limit."""
-        self.ports = ports
-        self._ledger = ledger
-        self._message = message
-        self.message_id = message_id
-        self.attempt = attempt
-        self._deadline = deadline
+    ports: P
+    ledger: Ledger
+    message: BusinessMessage
+    message_id: str = "local"
+    attempt: int = 1
+    deadline: float | None = None
 
     @property
     def business_id(self) -> str:
         """The message's business id: the key for idempotency."""
-        return self._message.business_id
+        return self.message.business_id
 
     @property
     def remaining(self) -> float | None:
         """Seconds until this invocation is killed; None when nothing limits it."""
-        return None if self._deadline is None else max(0.0, self._deadline - monotonic())
+        return None if self.deadline is None else max(0.0, self.deadline - monotonic())
 
     # Longest a claim is held where nothing limits the job: a runner without a time limit renews
     # by claiming again, and one that died is taken over after this many seconds.
-    UNLIMITED_LEASE = 900.0
+    UNLIMITED_LEASE: ClassVar[float] = 900.0
 
     @contextmanager
     def once(self, effect: str) -> Iterator[bool]:
@@ -157,7 +151,7 @@ class Context(Generic[P]):
         # and attempt would not do: a standard queue may deliver the very same message twice.)
         token = urandom(12).hex()
         remaining = self.remaining
-        state, seconds = self._ledger.claim(
+        state, seconds = self.ledger.claim(
             key, token, self.UNLIMITED_LEASE if remaining is None else remaining
         )
         if state == "held":
@@ -168,9 +162,9 @@ class Context(Generic[P]):
         try:
             yield True
         except BaseException:
-            self._ledger.release(key, token)
+            self.ledger.release(key, token)
             raise
-        self._ledger.complete(key, token)
+        self.ledger.complete(key, token)
 
 
 def describe(error: BaseException) -> str:
