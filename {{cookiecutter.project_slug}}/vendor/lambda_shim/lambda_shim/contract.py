@@ -8,7 +8,7 @@ from typing import ClassVar, Generic, Protocol, TypeVar
 
 import msgspec
 
-P = TypeVar("P")
+P_co = TypeVar("P_co", covariant=True)
 
 
 class Retry(Exception):
@@ -94,7 +94,7 @@ class BusinessMessage(Protocol):
         ...
 
 
-class Context(msgspec.Struct, Generic[P], eq=False):
+class Context(msgspec.Struct, Generic[P_co], eq=False, frozen=True):
     """What a job is given beside its message. (A Struct, because one is made for every record.)
 
     Attributes:
@@ -107,7 +107,7 @@ class Context(msgspec.Struct, Generic[P], eq=False):
             for no limit.
     """
 
-    ports: P
+    ports: P_co
     ledger: Ledger
     message: BusinessMessage
     message_id: str = "local"

@@ -1,0 +1,64 @@
+# The template's own verbs. The services it makes know the same words: setup test lint run demo.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all stress lint format bench lock
+
+TREE := {{cookiecutter.project_slug}}
+UV := UV_HOME='$(CURDIR)/.cache/uv' sh '$(TREE)/tools/uv.sh'
+PYTHON := .venv/bin/python
+PYTEST := $(PYTHON) -m pytest
+# What is plain Python here: the service's own code is checked as rendered, by the tests.
+PLAIN := hooks tests $(if $(wildcard benchmarks/*.py),benchmarks) '$(TREE)/vendor'
+STYLE := --config '$(TREE)/ruff.toml'
+
+# cookiecutter renders whatever lies in the template tree, so no tool may write its caches there.
+export PYTHONDONTWRITEBYTECODE := 1
+export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/bytecode
+export RUFF_CACHE_DIR := $(CURDIR)/.cache/ruff
+export MYPY_CACHE_DIR := $(CURDIR)/.cache/mypy
+# A service that is made here is not in the template tree, and should start as fast as at home.
+AS_A_USER := env -u PYTHONDONTWRITEBYTECODE -u PYTHONPYCACHEPREFIX -u RUFF_CACHE_DIR -u MYPY_CACHE_DIR
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: .venv/.ready ## Install the tools of requirements-dev.txt into .venv (uv too, if it is missing)
+
+.venv/.ready: requirements-dev.txt
+	@$(UV) venv --quiet --allow-existing --python '>=3.11' .venv
+	@$(UV) pip install --quiet --python $(PYTHON) --require-hashes --requirement requirements-dev.txt
+	@touch $@
+
+demo: ## Make a service in .demo/ and watch it do a month's work
+	@rm -rf .demo/statement-service
+	@$(UV) tool run --quiet 'cookiecutter>=2.7.1' . --no-input --default-config --output-dir .demo
+	@echo
+	@$(AS_A_USER) UV_HOME='$(CURDIR)/.cache/uv' $(MAKE) --no-print-directory -C .demo/statement-service demo
+
+test: setup ## Test the template, both engines, and the vendored packages
+	@$(PYTEST) -n auto --dist loadfile -m 'not slow and not stress' --ignore tests/generated
+
+test-all: setup ## The same, then each example's own lint and tests, then the slow tests
+	@$(PYTEST) -n auto --dist loadfile -m 'not slow and not stress' --ignore tests/generated
+	@$(PYTEST) -m 'not slow and not stress' tests/generated
+	@$(PYTEST) -m 'slow and not stress'
+
+stress: setup ## Repeat races many times
+	@$(PYTEST) -m stress
+
+lint: setup ## Check format, style and types of all that is plain Python
+	@$(PYTHON) -m ruff format --check $(STYLE) $(PLAIN)
+	@$(PYTHON) -m ruff check $(STYLE) $(PLAIN)
+	@$(PYTHON) -m mypy $(PLAIN)
+
+format: setup ## Format, and mend what can be mended
+	@$(PYTHON) -m ruff check --fix $(STYLE) $(PLAIN)
+	@$(PYTHON) -m ruff format $(STYLE) $(PLAIN)
+
+bench: setup ## Measure against floors and peers; prints a table
+	@$(UV) pip install --quiet --python $(PYTHON) --group bench
+	@$(PYTHON) -m benchmarks
+
+lock: ## Write requirements-dev.txt anew from pyproject.toml
+	@$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
+		--group dev --output-file requirements-dev.txt pyproject.toml

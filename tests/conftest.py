@@ -1,0 +1,40 @@
+"""Fixtures that make services from the template as it is now."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .baking import BakedProject, Template, snapshot
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Template:
+    """A committed copy of the working tree, tagged v0.1.0; not to be changed by tests."""
+    directory = tmp_path_factory.mktemp("template")
+    snapshot(directory)
+    return Template(directory, tmp_path_factory.mktemp("settings"))
+
+
+@pytest.fixture
+def own_template(template: Template, tmp_path: Path) -> Template:
+    """A copy of the template with its history, for a test that changes it."""
+    shutil.copytree(template.path, tmp_path / "template")
+    return Template(tmp_path / "template", tmp_path / "settings")
+
+
+@pytest.fixture
+def bake(cookies: Any, template: Template) -> Callable[..., BakedProject]:
+    """Make a service with the given answers by cookiecutter, in this process."""
+
+    def _bake(**answers: str) -> BakedProject:
+        result = cookies.bake(extra_context=answers, template=str(template.path))
+        if result.exception is not None:
+            raise result.exception
+        return BakedProject(result.project_path)
+
+    return _bake

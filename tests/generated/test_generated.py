@@ -1,0 +1,78 @@
+"""A service passes its own `make lint` and `make test`, run as its team would run them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ..baking import BakedProject, Template, commit_all, described, git, path_without
+
+# Both supervisors on the system's Redis; then a machine that has neither Redis nor runit.
+SYSTEMS = {
+    "runit": {"PROCGROUP_SUPERVISOR": "runit"},
+    "builtin": {"PROCGROUP_SUPERVISOR": "builtin"},
+    "neither": {},
+}
+NEEDED = {"runit": ["redis-server", "runsv"], "builtin": ["redis-server"], "neither": []}
+ABSENT = ("redis-server", "valkey-server", "runsv", "runsvdir", "sv", "chpst")
+
+
+@pytest.fixture(scope="module", params=["statements", "minimal"])
+def service(
+    request: pytest.FixtureRequest, template: Template, tmp_path_factory: pytest.TempPathFactory
+) -> BakedProject:
+    """One service an example, committed; its environment is made once."""
+    output = tmp_path_factory.mktemp("service")
+    process = template.cookiecutter(output, example=request.param)
+    assert process.returncode == 0, described(process)
+    project = BakedProject(output / "statement-service")
+    commit_all(project.path, "Start from the template")
+    return project
+
+
+def test_lint(service: BakedProject) -> None:
+    process = service.run("make", "lint")
+    assert process.returncode == 0, described(process)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_test(service: BakedProject, system: str, tmp_path: Path) -> None:
+    for tool in NEEDED[system]:
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed")
+    variables = dict(SYSTEMS[system])
+    if system == "neither":
+        variables["PATH"] = path_without(ABSENT, tmp_path / "bin")
+        assert all(shutil.which(tool, path=variables["PATH"]) is None for tool in ABSENT)
+    process = service.run("make", "test", **variables)
+    assert process.returncode == 0, described(process)
+    assert "no tests ran" not in process.stdout
+
+
+def test_work_leaves_nothing_to_commit_but_the_lock(service: BakedProject) -> None:
+    """Runs last: what the targets above wrote is ignored, all but the team's uv.lock."""
+    assert git(service.path, "status", "--porcelain") == "?? uv.lock"
+
+
+def test_make_alone_lists_the_targets(service: BakedProject) -> None:
+    process = service.run("make")
+    assert process.returncode == 0
+    listed = [line.split()[1] for line in process.stdout.splitlines()]
+    assert {"setup", "test", "lint", "run", "demo", "debug", "build", "validate"} <= set(listed)
+
+
+def test_the_demo_on_a_machine_with_nothing_installed(template: Template, tmp_path: Path) -> None:
+    """The README's first command, where uv, Redis and runit are missing."""
+    checkout = tmp_path / "checkout"
+    git(tmp_path, "clone", str(template.path), str(checkout))
+    path = path_without((*ABSENT, "uv", "uvx", "cookiecutter", "copier"), tmp_path / "bin")
+    process = BakedProject(checkout).run("make", "demo", PATH=path)
+    assert process.returncode == 0, described(process)
+    made = BakedProject(checkout / ".demo" / "statement-service")
+    assert str(made.path) in process.stdout
+    assert list((made.path / "build" / "demo").rglob("*.pdf"))
+    # Again: the old one makes way.
+    assert BakedProject(checkout).run("make", "demo", PATH=path).returncode == 0
+    assert git(checkout, "status", "--porcelain") == ""

@@ -1,0 +1,64 @@
+"""What `make build` and `make validate` of a service do, run as its team would run them."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from ..baking import BakedProject, described
+
+# Modules that must never reach Lambda, by a part of their name.
+NEVER_SHIPS = ("procgroup", "local_sqs", "local_redis", "blueprints", "tests/", "tools/", "boto")
+
+
+def built(service: BakedProject) -> Path:
+    process = service.run("make", "build")
+    assert process.returncode == 0, described(process)
+    assert re.search(r"build/lambda\.zip: \d+\.\d\d MB", process.stdout)
+    return service.path / "build" / "lambda.zip"
+
+
+def test_only_what_ships_is_in_the_package(service: BakedProject) -> None:
+    names = zipfile.ZipFile(built(service)).namelist()
+    for name in names:
+        assert not any(part in name for part in NEVER_SHIPS), name
+    assert "statement_service/shims/aws_lambda.py" in names
+    assert "lambda_shim/batch.py" in names
+    assert any(name.startswith("msgspec/_core.cpython-313-x86_64") for name in names)
+
+
+def test_the_package_is_the_same_at_every_build(service: BakedProject) -> None:
+    first = built(service).read_bytes()
+    assert built(service).read_bytes() == first
+
+
+def test_the_package_of_the_minimal_example_is_small(service: BakedProject) -> None:
+    if service.has_file("src/statement_service/adapters/pdf.py"):
+        pytest.skip("the statements example carries a PDF library")
+    assert built(service).stat().st_size < 500_000
+
+
+@pytest.mark.slow
+def test_validate(service: BakedProject) -> None:
+    process = service.run("make", "validate")
+    assert process.returncode == 0, described(process)
+    assert "is a valid SAM Template" in process.stdout
+
+
+@pytest.mark.slow
+def test_validate_finds_what_sam_alone_overlooks(service: BakedProject) -> None:
+    """A reference that nothing defines, inside an event: seen only after translation."""
+    template = service.path / "deploy" / "template.yaml"
+    sound = template.read_text(encoding="utf-8")
+    broken = sound.replace("Queue: !GetAtt WorkQueue.Arn", "Queue: !GetAtt NoSuchQueue.Arn")
+    assert broken != sound
+    template.write_text(broken, encoding="utf-8")
+    try:
+        process = service.run("make", "validate")
+    finally:
+        template.write_text(sound, encoding="utf-8")
+    assert process.returncode != 0
+    assert "NoSuchQueue" in process.stdout

@@ -1,0 +1,65 @@
+"""What must hold for the files of the template tree as they lie there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ..baking import ROOT, TREE, git
+
+FILES = [
+    Path(name)
+    for name in git(
+        ROOT, "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", TREE
+    ).split("\0")
+    if name and (ROOT / name).exists()
+]
+
+
+def test_vendor_holds_no_jinja() -> None:
+    """Both engines render it, and it must come out as it lies here."""
+    vendored = [path for path in FILES if path.parts[1] == "vendor"]
+    assert vendored
+    assert not [
+        path
+        for path in vendored
+        if re.search(r"\{[{%#]", (ROOT / path).read_text(encoding="utf-8") + path.name)
+    ]
+
+
+def test_no_caches_lie_in_the_tree() -> None:
+    """cookiecutter renders what lies there, whether git ignores it or not."""
+    litter = re.compile(
+        r"__pycache__|\..*_cache|.*\.py[co]|\.venv|\.uv|uv\.lock|\.DS_Store|.*\.egg-info"
+    )
+    assert not [path for path in (ROOT / TREE).rglob("*") if litter.fullmatch(path.name)]
+
+
+def test_names_can_be_checked_out_anywhere() -> None:
+    """No character that Windows refuses, and no link."""
+    assert not [path for path in FILES if re.search(r'[<>:"|?*\\]', "/".join(path.parts))]
+    assert not [path for path in FILES if (ROOT / path).is_symlink()]
+
+
+def test_only_files_have_conditional_names() -> None:
+    """cookiecutter cannot leave out a directory by its name."""
+    placeholders = {TREE, "{{cookiecutter.__package_name}}"}
+    names = {part for path in FILES for part in path.parts[:-1]}
+    assert {name for name in names if "{" in name} == placeholders
+
+
+def test_each_variant_of_a_file_belongs_to_one_answer() -> None:
+    """The name of a file says which answer it belongs to; nothing else decides."""
+    shape = re.compile(r"\{\{'[\w.-]+' if cookiecutter\.\w+ == '\w+'\}\}")
+    answers = "{{_copier_conf.answers_file if _copier_conf is defined}}"
+    conditional = [path.name for path in FILES if "{" in path.name and path.name != answers]
+    assert not [name for name in conditional if not shape.fullmatch(name)]
+
+
+def test_no_index_and_no_path_of_a_machine_in_the_lock() -> None:
+    lock = (ROOT / "requirements-dev.txt").read_text(encoding="utf-8")
+    assert "--hash=sha256:" in lock
+    assert not re.search(
+        r"^\s*(--(extra-)?index|--find-links|-f |-i )|://|file:", lock, re.MULTILINE
+    )
+    assert not re.search(r"(^|\s)/\w", lock)
