@@ -14,14 +14,7 @@ import os
 import sys
 
 from local_sqs import load_settings, run
-
-
-def notify_ready() -> None:
-    """Tell the process group, if one launched this process, that the queue is being polled."""
-    path = os.environ.get("PROCGROUP_NOTIFY")
-    if path:
-        with open(path, "w") as file:
-            file.write("ready\n")
+from procgroup.discovery import notify_ready
 
 
 def run_schedule(day: str, settings_path: str) -> None:

@@ -1,0 +1,85 @@
+"""SQS's limits on a message, as the service enforces them.
+
+https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html
+"""
+
+from .message import Entry, MessageAttribute
+
+MAXIMUM_MESSAGE_BYTES = 1024 * 1024
+MAXIMUM_BATCH_ENTRIES = 10
+MAXIMUM_ATTRIBUTES = 10
+MAXIMUM_DELAY_SECONDS = 900.0
+MAXIMUM_VISIBILITY_SECONDS = 43_200.0
+
+
+class Refused(ValueError):
+    """SQS would refuse this. `code` is SQS's error code."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def attributes_of(entry: Entry) -> dict[str, MessageAttribute]:
+    if not entry.attributes:
+        return {}
+    return {
+        name: value if isinstance(value, MessageAttribute) else MessageAttribute("String", value)
+        for name, value in entry.attributes.items()
+    }
+
+
+def size(entry: Entry, attributes: dict[str, MessageAttribute]) -> int:
+    """Bytes that count against the limits: the body, and names, types and values of attributes."""
+    body = entry.body
+    total = len(body) if body.isascii() else len(body.encode("utf-8", "surrogatepass"))
+    for name, attribute in attributes.items():
+        total += len(name.encode()) + len(attribute.data_type.encode())
+        if attribute.binary_value is not None:
+            total += len(attribute.binary_value) * 3 // 4
+        total += len((attribute.string_value or "").encode())
+    return total
+
+
+def check(entry: Entry, attributes: dict[str, MessageAttribute]) -> int:
+    """The message's size in bytes. Raises Refused where SendMessage would answer with an error."""
+    if not entry.body:
+        raise Refused("MissingParameter", "the body is empty")
+    if not entry.body.isprintable() and any(map(_forbidden, entry.body)):
+        raise Refused("InvalidMessageContents", "the body has a character outside XML 1.0's set")
+    if entry.delay is not None and not 0 <= entry.delay <= MAXIMUM_DELAY_SECONDS:
+        raise Refused("InvalidParameterValue", f"delay must be 0-900 seconds, got {entry.delay}")
+    if len(attributes) > MAXIMUM_ATTRIBUTES:
+        raise Refused("InvalidParameterValue", f"{len(attributes)} attributes; 10 at most")
+    for name, attribute in attributes.items():
+        _check_attribute(name, attribute)
+    bytes_ = size(entry, attributes)
+    if bytes_ > MAXIMUM_MESSAGE_BYTES:
+        raise Refused("InvalidParameterValue", f"message of {bytes_} bytes; 1,048,576 at most")
+    return bytes_
+
+
+def _check_attribute(name: str, attribute: MessageAttribute) -> None:
+    base = attribute.data_type.partition(".")[0]
+    if base not in ("String", "Number", "Binary"):
+        raise Refused(
+            "InvalidParameterValue",
+            f"attribute {name!r}: type must be String, Number or Binary, got {attribute.data_type!r}",
+        )
+    if not (attribute.binary_value if base == "Binary" else attribute.string_value):
+        raise Refused("InvalidParameterValue", f"attribute {name!r} ({base}) has no value")
+    if base == "Binary":
+        from binascii import Error, a2b_base64
+
+        try:
+            a2b_base64(attribute.binary_value or "", strict_mode=True)
+        except Error as error:
+            raise Refused("InvalidParameterValue", f"attribute {name!r}: {error}") from error
+
+
+def _forbidden(character: str) -> bool:
+    return (
+        (character < " " and character not in "\t\n\r")
+        or "\ud800" <= character <= "\udfff"
+        or character in "\ufffe\uffff"
+    )

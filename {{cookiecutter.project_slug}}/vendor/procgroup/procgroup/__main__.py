@@ -1,0 +1,3 @@
+from procgroup.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,634 @@
+"""Launching, finding and driving groups: the package's main interface."""
+
+from __future__ import annotations
+
+import array
+import atexit
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from procgroup import processes
+from procgroup.channel import Channel, connect_unix
+from procgroup.discovery import RoleInfo
+from procgroup.errors import GroupLost, LaunchError, NotReady, ProcgroupError, UnknownGroup
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+
+    from procgroup.blueprint import Blueprint
+    from procgroup.registry import Registry
+
+_lock = threading.RLock()  # guards the three tables below, and the registry's connection
+_wardens: dict[Path, _WardenHandle] = {}
+_registries: dict[Path, Registry] = {}
+_open_groups: set[ProcessGroup] = set()
+
+_WARDEN_CODE = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); from procgroup.warden import main; main()"
+)
+_SLACK = 5.0  # seconds beyond a keeper's own time limit until it counts as hung
+_TEARDOWN_LIMIT = 3700.0  # more than the longest `stop_timeout` of a blueprint
+
+
+class _WardenHandle:
+    """This process's warden for one state directory."""
+
+    def __init__(self, state_dir: Path) -> None:
+        ours, theirs = socket.socketpair()
+        flags = ["-B"] if sys.dont_write_bytecode else []
+        if sys.pycache_prefix:
+            flags += ["-X", f"pycache_prefix={sys.pycache_prefix}"]
+        package_home = str(Path(__file__).resolve().parent.parent)
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with theirs, open(state_dir / "warden.log", "ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-I",
+                    "-S",
+                    *flags,
+                    "-c",
+                    _WARDEN_CODE,
+                    package_home,
+                    str(theirs.fileno()),
+                    str(os.getpid()),
+                    str(state_dir),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        self.socket = ours
+        self.detached = False
+
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def new_keeper(self) -> socket.socket:
+        """Have a keeper forked; our end of its lease. Raises OSError when the warden is gone."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            descriptors = array.array("i", [theirs.fileno()])
+            try:
+                self.socket.sendmsg(
+                    [b"k"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors.tobytes())]
+                )
+            except OSError:
+                ours.close()
+                raise
+        return ours
+
+    def close(self, timeout: float) -> None:
+        """Let the warden end; wait for it unless it stays for detached groups."""
+        self.socket.close()
+        if self.detached:
+            self.process.returncode = 0  # not ours to wait for
+            return
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def forget(self) -> None:
+        """In a forked child: the warden is the parent's."""
+        self.socket.close()
+        self.process.returncode = 0
+
+
+def _new_keeper(state_dir: Path) -> tuple[_WardenHandle, socket.socket]:
+    with _lock:
+        warden = _wardens.get(state_dir)
+        if warden is not None and warden.alive():
+            with contextlib.suppress(OSError):
+                return warden, warden.new_keeper()
+        if warden is not None:
+            warden.close(1.0)
+        warden = _wardens[state_dir] = _WardenHandle(state_dir)
+        return warden, warden.new_keeper()
+
+
+def _registry(state_dir: Path) -> Registry:
+    """This process's connection; reopened when the file was replaced under it."""
+    from procgroup.registry import Registry
+
+    registry = _registries.get(state_dir)
+    if registry is not None and not registry.path.exists():
+        registry.close()
+        registry = None
+    if registry is None:
+        registry = _registries[state_dir] = Registry(state_dir)
+    return registry
+
+
+def open_groups() -> list[ProcessGroup]:
+    """The groups that this process launched and has not stopped yet, oldest first."""
+    return sorted(_open_groups, key=lambda group: group.created)
+
+
+def shut_down(timeout: float = 20.0) -> None:
+    """Stop every group and warden of this process. Runs at exit; may be called earlier."""
+    for group in list(_open_groups):
+        with contextlib.suppress(ProcgroupError, OSError):
+            group.stop()
+    with _lock:
+        for warden in _wardens.values():
+            warden.close(timeout)
+        _wardens.clear()
+        for registry in _registries.values():
+            registry.close()
+        _registries.clear()
+
+
+def _after_fork_in_child() -> None:
+    """A forked child must hold none of the leases, or its life would keep the groups alive."""
+    global _lock
+    _lock = threading.RLock()
+    for warden in _wardens.values():
+        warden.forget()
+    _wardens.clear()
+    for group in _open_groups:
+        group._forget()
+    _open_groups.clear()
+    _abandoned.append(dict(_registries))  # SQLite forbids even closing across a fork
+    _registries.clear()
+
+
+_abandoned: list[dict[Path, Registry]] = []
+os.register_at_fork(after_in_child=_after_fork_in_child)
+atexit.register(shut_down)
+
+
+class _Connection:
+    """Requests to a keeper, one at a time."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._channel = Channel(connection)
+        self._lock = threading.Lock()
+        self._number = 0
+
+    def call(self, name: str, limit: float, /, **arguments: Any) -> Any:
+        """The result of a request, or GroupLost when the keeper is gone or silent for `limit` s.
+
+        Raises _Refused when the keeper says no.
+        """
+        with self._lock:
+            if self._channel.closed:
+                raise GroupLost("the group has ended")
+            self._number += 1
+            number = self._number
+            self._channel.connection.settimeout(limit)
+            if not self._channel.send({"call": name, "id": number, **arguments}):
+                self._channel.closed = True
+            deadline = time.monotonic() + limit
+            while not self._channel.closed:
+                self._channel.connection.settimeout(max(0.001, deadline - time.monotonic()))
+                for message in self._channel.receive():
+                    if message.get("id") == number:
+                        if "error" in message:
+                            raise _Refused(message)
+                        return message["result"]
+                if time.monotonic() > deadline:
+                    break
+            if self._channel.closed:
+                raise GroupLost(
+                    "the group's keeper is gone (killed, or its group was stopped by another "
+                    "process); its processes are gone with it"
+                )
+            raise GroupLost(f"the group's keeper did not answer {name!r} within {limit:.1f} s")
+
+    def wait_closed(self, limit: float) -> bool:
+        """Wait for the keeper's end, which closes its side."""
+        deadline = time.monotonic() + limit
+        while not self._channel.closed and time.monotonic() < deadline:
+            self._channel.connection.settimeout(max(0.001, deadline - time.monotonic()))
+            self._channel.receive()
+        return self._channel.closed
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+class _Refused(Exception):
+    """The keeper's no; always turned into a public error."""
+
+    def __init__(self, message: dict[str, Any]) -> None:
+        super().__init__(message["error"])
+        self.text: str = message["error"]
+        self.roles: list[dict[str, Any]] = message.get("roles", [])
+
+
+class Role(RoleInfo):
+    """One replica of a role of a running group."""
+
+    def __init__(self, group: ProcessGroup, name: str, document: dict[str, Any]) -> None:
+        super().__init__(name, document)
+        self._group = group
+
+    @property
+    def replicas(self) -> list[Role]:
+        """All replicas of this role."""
+        return self._group._replicas[self.name]
+
+    def status(self) -> dict[str, Any]:
+        """The keeper's view: state, pid, exit (of the last incarnation, as text), restarts."""
+        for report in self._group.status():
+            if report["role"] == self.name and report["replica"] == self.replica:
+                return report
+        raise GroupLost(f"the keeper knows no role {self.label}")
+
+    @property
+    def pid(self) -> int | None:
+        """The main process now; None while there is none."""
+        pid: int | None = self.status()["pid"]
+        return pid
+
+    @property
+    def state(self) -> str:
+        """waiting, starting, ready, paused, back-off, stopping, stopped or failed."""
+        state: str = self.status()["state"]
+        return state
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a process and it is not about to be stopped."""
+        return self.state in ("starting", "ready", "paused")
+
+    def children(self) -> list[int]:
+        """The live descendants of the role's main process."""
+        pid = self.pid
+        return [] if pid is None else processes.descendants(pid)
+
+    def stop(self, timeout: float = 60.0) -> None:
+        """Signal the whole process group (`stop_signal`), SIGKILL it after `stop_timeout`.
+
+        Returns when it is gone; it stays down until `start`.
+        """
+        self._control("stop", timeout)
+
+    def start(self, timeout: float = 10.0) -> None:
+        """Start a stopped or given-up role and wait until it is ready. Raises NotReady."""
+        self._control("start", timeout)
+
+    def restart(self, timeout: float = 60.0) -> None:
+        """`stop`, then `start`: returns when the role is ready again, on the same ports."""
+        self._control("restart", timeout)
+
+    def kill(self, timeout: float = 10.0) -> None:
+        """SIGKILL the main process; returns when it is dead. The supervisor starts it again."""
+        self._control("kill", timeout)
+
+    def pause(self) -> None:
+        """SIGSTOP the whole process group, until `resume`."""
+        self._control("pause", 10.0)
+
+    def resume(self) -> None:
+        """SIGCONT the whole process group."""
+        self._control("resume", 10.0)
+
+    def signal(self, number: int | signal.Signals) -> bool:
+        """Send a signal to the main process alone; False when there is none."""
+        sent: bool = self._group._call(
+            "signal", 10.0, role=self.name, replica=self.replica, number=int(number)
+        )
+        return sent
+
+    def wait_ready(self, timeout: float = 10.0) -> None:
+        """Wait until the role is ready. Raises NotReady after `timeout` seconds."""
+        self._control("wait_ready", timeout)
+
+    def _control(self, call: str, timeout: float) -> None:
+        began = time.monotonic()
+        try:
+            self._group._call(
+                call, timeout + _SLACK, role=self.name, replica=self.replica, timeout=timeout
+            )
+        except _Refused as refusal:
+            waited = time.monotonic() - began
+            described = [
+                describe(self, report, refusal.text, waited)
+                for report in refusal.roles
+                if report["role"] == self.name and report["replica"] == self.replica
+            ]
+            raise NotReady(f"{call} of {self.label}: {''.join(described)}") from None
+
+
+def describe(role: RoleInfo, report: Mapping[str, Any], reason: str, waited: float) -> str:
+    """A role's trouble for a person: state, command, exit status, log tail."""
+    import shlex
+
+    states = {
+        "failed": "gave up after a row of crashes",
+        "back-off": "crashed, waiting for its next start",
+        "waiting": "waits for the roles it needs",
+        "starting": "runs, but is not ready",
+    }
+    state = states.get(report["state"], str(report["state"]))
+    text = f"{role.label} is not ready after {waited:.2f} s ({reason}): {state}\n"
+    text += f"  command: {shlex.join(role.command)}\n"
+    if report.get("exit"):
+        text += f"  last end: {report['exit']}, restarted {report['restarts']} times\n"
+    return text + f"  log ({role.log_path}):\n{indented(tail(role))}"
+
+
+def tail(role: RoleInfo, lines: int = 20) -> str:
+    """The last lines of a role's log, made safe for a terminal."""
+    from procgroup.logs import printable
+
+    text = "\n".join(printable(line) for line in role.log().splitlines()[-lines:])
+    return text or "(empty)"
+
+
+def indented(text: str) -> str:
+    return "".join(f"    {line}\n" for line in text.splitlines())
+
+
+class ProcessGroup:
+    """A running group of processes. Use `launch` or `attach`."""
+
+    def __init__(self, document: dict[str, Any], connection: _Connection, *, owned: bool) -> None:
+        self.id: str = document["id"]
+        self.name: str = document["name"]
+        self.directory = Path(document["directory"])
+        self.file = self.directory / "group.json"
+        self.supervisor: str = document["supervisor"]
+        self.variables: dict[str, Any] = document["variables"]
+        self.state_dir = Path(document["state_dir"])
+        self.created: float = document["created"]  # seconds since the epoch
+        self.hint: str | None = None
+        self.failed = False
+        """Set to keep the directory (logs, configs) when the group stops."""
+        self._connection = connection
+        self._owned = owned
+        self._stopped = False
+        self._replicas = {
+            name: [Role(self, name, replica) for replica in role["replicas"]]
+            for name, role in document["roles"].items()
+        }
+        self.roles = {name: found[0] for name, found in self._replicas.items() if found}
+
+    @classmethod
+    def launch(
+        cls,
+        blueprint: str | os.PathLike[str],
+        variables: Mapping[str, Any] | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        *,
+        state_dir: str | os.PathLike[str] | None = None,
+        supervisor: str | None = None,
+        timeout: float = 10.0,
+        detach: bool = False,
+    ) -> ProcessGroup:
+        """Start a group and wait until every role is ready.
+
+        `variables` replace the blueprint's; `overrides` are laid over it (see `blueprint.load`);
+        `state_dir` is where groups and the registry live; `supervisor` is "runit", "builtin" or
+        None for the best there is; `timeout` is in seconds. With `detach` the group outlives this
+        process.
+
+        Raises BlueprintError, PortsExhausted and other RegistryErrors, and LaunchError, which
+        leaves the group's directory for inspection; nothing else of a failed launch remains.
+        """
+        from procgroup.registry import state_directory
+
+        state = state_directory(state_dir)
+        # First of all the warden and the keeper: they get ready while this process reads YAML.
+        warden, lease = _new_keeper(state)
+        connection = _Connection(lease)
+        try:
+            return cls._launch(
+                connection, warden, state, blueprint, variables, overrides, supervisor, timeout,
+                detach,
+            )  # fmt: skip
+        except BaseException:
+            connection.close()  # which ends the keeper, if it has not ended
+            raise
+
+    @classmethod
+    def _launch(
+        cls,
+        connection: _Connection,
+        warden: _WardenHandle,
+        state: Path,
+        path: str | os.PathLike[str],
+        variables: Mapping[str, Any] | None,
+        overrides: Mapping[str, Any] | None,
+        supervisor: str | None,
+        timeout: float,
+        detach: bool,
+    ) -> ProcessGroup:
+        from procgroup.blueprint import load
+        from procgroup.launching import Builder, choose_supervisor, port_requests
+        from procgroup.registry import Owner
+        from procgroup.sweep import sweep
+
+        chosen, programs = choose_supervisor(supervisor)
+        blueprint: Blueprint = load(path, variables, overrides)
+        with _lock:
+            registry = _registry(state)
+            sweep(registry)
+            group_id, ports = registry.register(
+                blueprint.name, str(blueprint.file), _this_owner(), port_requests(blueprint)
+            )
+        began = time.monotonic()
+        group = None
+        try:
+            builder = Builder(blueprint, group_id, state, ports, chosen, programs)
+            plan = builder.build(detach=detach, timeout=timeout)
+            group = cls(plan["document"], connection, owned=not detach)
+            group.hint = builder.hint()
+            if not detach:
+                _open_groups.add(group)
+            kept = connection.call("begin", timeout + _SLACK, plan=plan)
+        except _Refused as refusal:
+            assert group is not None
+            message = group._failure(refusal, time.monotonic() - began)
+            group._owned = True
+            group.failed = True
+            group.stop()
+            raise LaunchError(message) from None
+        except BaseException:
+            if group is not None:
+                group._owned = True
+                with contextlib.suppress(ProcgroupError):
+                    group.stop()
+            else:
+                connection.close()
+                processes.remove_tree(str(state / "groups" / group_id))
+                with _lock:
+                    registry.release(group_id)
+            raise
+        if detach:
+            warden.detached = True
+            with _lock:
+                registry.hand_over(group_id, Owner.of(kept["keeper"]))
+        return group
+
+    def _failure(self, refusal: _Refused, waited: float) -> str:
+        text = f"the group {self.name} ({self.id}) did not get ready\n"
+        for report in refusal.roles:
+            if report["state"] in ("ready", "stopped"):
+                continue
+            role = self._replicas[report["role"]][report["replica"]]
+            text += describe(role, report, refusal.text, waited)
+        return text + f"kept for inspection: {self.directory}"
+
+    @classmethod
+    def attach(
+        cls, group: str | os.PathLike[str], state_dir: str | os.PathLike[str] | None = None
+    ) -> ProcessGroup:
+        """Drive a group that another process launched.
+
+        `group` is the path of its group.json or directory, its id or the beginning of it, or its
+        blueprint's name when only one such group runs. Closing an attached group only
+        disconnects; `stop` stops it. Raises UnknownGroup and GroupLost.
+        """
+        from procgroup.registry import state_directory
+        from procgroup.sweep import group_document
+
+        directory = _find_group(os.fspath(group), state_directory(state_dir))
+        document = group_document(str(directory))
+        if not document:
+            raise UnknownGroup(f"{directory}: there is no readable group.json")
+        try:
+            connection = connect_unix(document["control"], 5.0)
+        except OSError as error:
+            raise GroupLost(
+                f"the group {document['id']} does not run: its keeper does not answer ({error})"
+            ) from error
+        return cls(document, _Connection(connection), owned=False)
+
+    def __getitem__(self, which: str | tuple[str, int]) -> Role:
+        """`group["worker"]` is replica 0, `group["worker", 1]` the next. Raises KeyError."""
+        name, replica = (which, 0) if isinstance(which, str) else which
+        if name not in self._replicas:
+            raise KeyError(f"no role {name!r}; the group has {', '.join(self._replicas)}")
+        found = self._replicas[name]
+        if not 0 <= replica < len(found):
+            raise KeyError(f"role {name!r} has {len(found)} replica(s), none numbered {replica}")
+        return found[replica]
+
+    def __repr__(self) -> str:
+        return f"<ProcessGroup {self.name} {self.id}>"
+
+    def all_roles(self) -> list[Role]:
+        """Every replica of every role, in the blueprint's order."""
+        return [role for replicas in self._replicas.values() for role in replicas]
+
+    def status(self) -> list[dict[str, Any]]:
+        """The keeper's view of every replica; see `Role.status`."""
+        reports: list[dict[str, Any]] = self._call("status", 10.0)
+        return reports
+
+    def _call(self, name: str, limit: float, /, **arguments: Any) -> Any:
+        if self._stopped:
+            raise GroupLost(f"the group {self.id} has been stopped")
+        return self._connection.call(name, limit, **arguments)
+
+    def stop(self, *, graceful: bool = False) -> None:
+        """End every process of the group, free its ports, remove its directory.
+
+        Fast by default: SIGKILL for all but roles that ask for `graceful: true`. With `graceful`
+        every role gets its stop signal and its `stop_timeout`, dependents first. With `failed`
+        set, the directory stays. A second call does nothing.
+        """
+        if self._stopped:
+            return
+        try:
+            try:
+                self._end(graceful)
+            except KeyboardInterrupt:  # a person who presses ctrl-C again means it
+                self._end(graceful=False)
+                raise
+        except GroupLost:
+            self._clear_after_lost_keeper()
+        finally:
+            self._stopped = True
+            _open_groups.discard(self)
+            self._connection.close()
+        with _lock:
+            registry = _registry(self.state_dir)
+            if self.failed and self.directory.exists():
+                registry.keep(self.id)
+            else:
+                registry.release(self.id)
+
+    def _end(self, graceful: bool) -> None:
+        self._call("teardown", _TEARDOWN_LIMIT, graceful=graceful, keep=self.failed)
+        self._connection.wait_closed(_SLACK)
+
+    def _clear_after_lost_keeper(self) -> None:
+        """The warden kills what a killed keeper leaves; if it was killed too, that is up to us."""
+        from procgroup.sweep import group_document, keeper_alive, recorded_processes
+
+        self._connection.close()
+        directory = str(self.directory)
+        document = group_document(directory)
+        if keeper_alive(document):  # hung: it did not answer
+            processes.send(document["keeper"]["pid"], signal.SIGKILL)
+        processes.kill_members(self.id, directory, recorded_processes(document))
+        if not self.failed:
+            processes.remove_tree(directory)
+
+    def close(self) -> None:
+        """Stop a group that this process launched; disconnect from any other."""
+        if self._owned:
+            self.stop()
+        elif not self._stopped:
+            self._stopped = True
+            self._connection.close()
+
+    def _forget(self) -> None:
+        self._stopped = True
+        self._connection.close()
+
+    def __enter__(self) -> ProcessGroup:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+_owner: list[Any] = []
+
+
+def _this_owner() -> Any:
+    from procgroup.registry import Owner
+
+    if not _owner or _owner[0].pid != os.getpid():
+        _owner[:] = [Owner.of(os.getpid())]
+    return _owner[0]
+
+
+def _find_group(wanted: str, state_dir: Path) -> Path:
+    path = Path(wanted)
+    if path.name == "group.json" or path.is_dir():
+        return (path.parent if path.name == "group.json" else path).absolute()
+    with _lock:
+        rows = [row for row in _registry(state_dir).groups() if row.kept is None]
+    found = [row for row in rows if row.id == wanted]
+    found = found or [row for row in rows if row.id.startswith(wanted) or row.name == wanted]
+    if len(found) == 1:
+        return Path(found[0].directory)
+    if found:
+        names = ", ".join(f"{row.id} ({row.name})" for row in found)
+        raise UnknownGroup(f"{wanted!r} names several groups: {names}")
+    names = ", ".join(f"{row.id} ({row.name})" for row in rows) or "none"
+    raise UnknownGroup(f"there is no group {wanted!r}; running: {names}")

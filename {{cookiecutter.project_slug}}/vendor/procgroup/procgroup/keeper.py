@@ -1,0 +1,673 @@
+"""The keeper: one process a group, parent of all its processes, and their end.
+
+It is a subreaper, so nothing that a role starts can leave its tree. It takes the group down when it
+is told to, when its launcher or its warden is gone (their descriptors reach end of file, whatever
+killed them), and when it gets SIGTERM. A detached group has no launcher to lose.
+
+One thread, one loop: descriptors, signals and timers change the state of roles, and after each
+round replies are sent to whoever waits for a state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+
+from procgroup import processes
+from procgroup.channel import Channel
+from procgroup.readiness import NotifyProbe, Probe, probe_for
+from procgroup.supervisors import Builtin, Runit, Supervisor, exit_text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+# Pauses before the n-th restart in a row of a role that did not live for a second. The first is
+# none: a test that kills a role wants it back at once.
+BACK_OFF = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
+HEALTHY_AFTER = 1.0  # seconds of life that end a row of crashes
+
+
+class KeptRole:
+    """One replica of a role: what is wanted of it, and what is so."""
+
+    def __init__(self, keeper: Keeper, name: str, plan: dict[str, Any]) -> None:
+        self.keeper = keeper
+        self.name = name
+        self.plan = plan
+        self.state = "waiting"  # waiting starting ready paused back-off stopping stopped failed
+        self.wanted: bool = plan["autostart"]
+        if not self.wanted:
+            self.state = "stopped"
+        self.launched_once = False
+        self.exit_status: str | None = None
+        self.crashes = 0
+        self.restarts = 0
+        self.started_at: float = 0.0
+        self.start_token: str | None = None
+        self.pid: int | None = None
+        self._was_ready = False
+        self._deliberate = False
+        self._deadline: float | None = None  # of the back-off, or of stop's patience
+        self._probe: Probe | None = None
+        self._next_probe = 0.0
+        kind = plan["ready"] and plan["ready"]["kind"]
+        self._notify = NotifyProbe(plan["notify"]) if kind == "notify" else None
+        environment = keeper.environment | plan["environment"]
+        supervisor = Runit if keeper.plan["supervisor"] == "runit" else Builtin
+        self.supervisor: Supervisor = supervisor(plan, environment, self._started, self._exited)
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}.{self.plan['replica']}"
+
+    # -- wishes ---------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Want the role to run, forgiving earlier crashes."""
+        self.wanted = True
+        self._deliberate = False
+        if self.state in ("stopped", "failed", "back-off"):
+            self.crashes = 0
+            self._begin()
+
+    def stop(self) -> None:
+        """Signal the whole process group, and kill it when its patience ends."""
+        self.wanted = False
+        if self.state in ("waiting", "back-off", "failed"):
+            self._become("stopped")
+        elif self.state in ("starting", "ready", "paused"):
+            self._close_probe()
+            self._become("stopping")
+            self._deadline = time.monotonic() + self.plan["stop_timeout"]
+            if self.pid is not None:
+                # Never killpg before the role has its own group: the signal would go elsewhere.
+                self._signal_tree(self.plan["stop_signal"])
+                self._signal_tree(signal.SIGCONT)  # a paused role must wake to obey
+
+    def kill(self) -> None:
+        """SIGKILL the main process, as a crash would end it; it restarts at once."""
+        if self.pid is not None:
+            self._deliberate = True
+            processes.send(self.pid, signal.SIGKILL)
+
+    def pause(self) -> None:
+        """SIGSTOP the whole process group."""
+        self._signal_tree(signal.SIGSTOP)
+        if self.state in ("starting", "ready"):
+            self._become("paused")
+
+    def resume(self) -> None:
+        """SIGCONT the whole process group."""
+        self._signal_tree(signal.SIGCONT)
+        if self.state == "paused":
+            self._become("ready" if self._was_ready else "starting")
+
+    def _signal_tree(self, number: int) -> None:
+        """Signal the role's process group, or, before it leads one, the process alone."""
+        if self.pid is None:
+            return
+        if processes.group_of(self.pid) == self.pid:
+            processes.send_group(self.pid, number)
+        else:
+            processes.send(self.pid, number)
+
+    # -- what happens ---------------------------------------------------------------------------
+
+    def _become(self, state: str) -> None:
+        if self.state != state:
+            self.state = state
+            self.keeper.dirty = True
+
+    def _begin(self) -> None:
+        self._deadline = None
+        self._was_ready = False
+        self._deliberate = False
+        self._close_probe()
+        if self._notify is not None:
+            self._notify.arm()
+            self.keeper.watch(self._notify.fileno(), self._look)
+            self._probe = self._notify
+        else:
+            self._probe = probe_for(self.plan["ready"], self.plan["log"])
+        self.started_at = time.monotonic()
+        self._become("starting")
+        self.supervisor.begin()
+        descriptor = self.supervisor.descriptor()
+        if descriptor is not None:
+            self.keeper.watch(descriptor, self.supervisor.readable)
+
+    def _started(self, pid: int) -> None:
+        self.pid = pid
+        self.start_token = processes.started(pid)
+        self.launched_once = True
+        self.keeper.dirty = True
+        if self.state == "stopping":  # it was told to stop before runsv had begun it
+            self._signal_tree(self.plan["stop_signal"])
+        elif self._probe is None and self.state == "starting":
+            self._was_ready = True
+            self._become("ready")
+        else:
+            self._next_probe = 0.0
+
+    def _exited(self, status: int | None) -> None:
+        lived = time.monotonic() - self.started_at
+        group, self.pid, self.start_token = self.pid, None, None
+        self.exit_status = exit_text(status)
+        self.keeper.dirty = True
+        self._close_probe()
+        if group is not None:
+            self.keeper.clear_leftovers(self, group)
+        if not self.wanted:
+            self._deadline = None
+            self._become("stopped")
+            return
+        self.restarts += 1
+        if self._deliberate or lived >= HEALTHY_AFTER:
+            self.crashes = 0
+        else:
+            self.crashes += 1
+        if self.crashes >= len(BACK_OFF):
+            self._become("failed")
+            return
+        pause = BACK_OFF[self.crashes - 1] if self.crashes else 0.0
+        self._deadline = time.monotonic() + pause
+        self._become("back-off")
+
+    def _close_probe(self) -> None:
+        if self._probe is not None:
+            if isinstance(self._probe, NotifyProbe):
+                self.keeper.unwatch(self._probe.fileno())
+            self._probe.close()
+            self._probe = None
+
+    def _look(self) -> None:
+        if self._probe is not None and self.pid is not None and self._probe.step():
+            self._close_probe()
+            self._was_ready = True
+            if self.state == "starting":
+                self._become("ready")
+
+    def _needs_met(self) -> bool:
+        for name, condition in self.plan["needs"].items():
+            for other in self.keeper.roles:
+                if other.name != name or not other.plan["autostart"]:
+                    continue
+                if not (other.state == "ready" if condition == "ready" else other.launched_once):
+                    return False
+        return True
+
+    def tick(self, now: float) -> float | None:
+        """Do what is due; the time of the next thing to do, None when only events matter."""
+        if self.state == "waiting":
+            if self._needs_met():
+                self._begin()
+            else:
+                return None
+        if self.state == "back-off" and self._deadline is not None:
+            if now < self._deadline:
+                return self._deadline
+            self._begin()
+        if self.state == "stopping" and self._deadline is not None:
+            if now < self._deadline:
+                return self._deadline
+            self._signal_tree(signal.SIGKILL)
+            return now + 0.01  # again, should the role only now have come to its own group
+        probe = self._probe
+        if self.state != "starting" or probe is None or isinstance(probe, NotifyProbe):
+            return None
+        if now >= self._next_probe:
+            self._look()
+            if self.state != "starting":
+                return None
+            # A millisecond at first, and never more than a fiftieth of the time waited already.
+            self._next_probe = now + min(max(0.001, (now - self.started_at) / 50), 0.025)
+        return self._next_probe
+
+    def end_at_once(self) -> None:
+        """Stop wanting anything; the keeper kills the process with all the others."""
+        self.wanted = False
+        self._deadline = None
+
+    def report(self) -> dict[str, Any]:
+        """The role's state for replies."""
+        return {
+            "role": self.name,
+            "replica": self.plan["replica"],
+            "state": self.state,
+            "pid": self.pid,
+            "exit": self.exit_status,
+            "restarts": self.restarts,
+        }
+
+    def document(self) -> dict[str, Any]:
+        """The role's entry in group.json."""
+        return {
+            "replica": self.plan["replica"],
+            "state": self.state,
+            "pid": self.pid,
+            "started": self.start_token,
+            **self.plan["public"],
+        }
+
+
+class _Waiter:
+    """A request whose reply waits for a condition."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        number: int,
+        condition: Callable[[], bool],
+        failure: Callable[[], str | None],
+        deadline: float | None,
+        result: Callable[[], Any],
+    ) -> None:
+        self.channel = channel
+        self.number = number
+        self.condition = condition
+        self.failure = failure
+        self.deadline = deadline
+        self.result = result
+
+
+class Keeper:
+    """The keeper's loop and its requests."""
+
+    def __init__(
+        self, lease: socket.socket, warden: int | None, launcher: int | None, pid: int
+    ) -> None:
+        self.lease = Channel(lease)
+        self.plan: dict[str, Any] = {}
+        self.environment: dict[str, str] = {}
+        self.roles: list[KeptRole] = []
+        self.dirty = False
+        self._token = processes.started(pid)
+        self._poll = select.poll()
+        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._waiters: list[_Waiter] = []
+        self._listener: socket.socket | None = None
+        self._ending: list[list[KeptRole]] | None = None  # roles still to be stopped, in order
+        self._after_end: tuple[Channel, int] | None = None
+        self._remove = True
+        self._launcher = launcher
+        # Signals arrive as bytes on this pipe, so that they wake the poll without a race.
+        reader, writer = os.pipe()
+        os.set_blocking(reader, False)
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_: None)
+        self._signals = reader
+        self.watch(reader, self._on_signals)
+        self.watch(self.lease.fileno(), lambda: self._on_channel(self.lease))
+        if warden is not None:
+            self.watch(warden, self._on_lost)
+        if launcher is not None:
+            self.watch(launcher, self._on_lost)
+
+    # -- descriptors ----------------------------------------------------------------------------
+
+    def watch(self, descriptor: int, callback: Callable[[], None]) -> None:
+        """Call back whenever the descriptor is readable or at its end."""
+        self._callbacks[descriptor] = callback
+        self._poll.register(descriptor, select.POLLIN)
+
+    def unwatch(self, descriptor: int) -> None:
+        """Stop watching; unknown descriptors are ignored."""
+        if self._callbacks.pop(descriptor, None) is not None:
+            self._poll.unregister(descriptor)
+
+    def _on_signals(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            numbers = os.read(self._signals, 512)
+            if any(number != signal.SIGCHLD for number in numbers):
+                self._end(graceful=True)
+        self._reap()
+
+    def _reap(self) -> None:
+        for pid, status in processes.reap_exited():
+            for role in self.roles:
+                if role.supervisor.reaped(pid, status):
+                    break
+
+    def _on_lost(self) -> None:
+        """The launcher or the warden is gone: so is the group."""
+        self._end(graceful=False)
+
+    def _on_channel(self, channel: Channel) -> None:
+        for message in channel.receive():
+            try:
+                self._request(channel, message)
+            except Exception as error:  # a bad request must not cost the group its keeper
+                self._log(traceback.format_exc())
+                channel.send({"id": message.get("id"), "error": str(error), "kind": "keeper"})
+        if channel.closed:
+            self.unwatch(channel.fileno())
+            self._waiters = [each for each in self._waiters if each.channel is not channel]
+            if channel is self.lease:
+                if not self.plan.get("detach"):
+                    self._end(graceful=False)
+            else:
+                channel.close()
+
+    def _on_connect(self) -> None:
+        assert self._listener is not None
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:
+            return
+        connection.settimeout(5.0)
+        channel = Channel(connection)
+        self.watch(channel.fileno(), lambda: self._on_channel(channel))
+
+    # -- the loop -------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until the group has ended."""
+        while True:
+            timeout = self._turn()
+            if self._ending is not None and not self._ending:
+                self._finish()
+                return
+            for descriptor, _ in self._poll.poll(timeout):
+                callback = self._callbacks.get(descriptor)
+                if callback is not None:
+                    callback()
+
+    def _turn(self) -> float | None:
+        """Do what is due; milliseconds until something is due again, None for events only."""
+        now = time.monotonic()
+        due: list[float] = []
+        before = None
+        while before != (before := [(role.state, role.launched_once) for role in self.roles]):
+            # One role's start may be what another waits for: settle before sleeping.
+            due = [at for role in self.roles if (at := role.tick(now)) is not None]
+        self._advance_end()
+        if self.dirty:
+            self._write_document()
+        self._answer(now)
+        due += [waiter.deadline for waiter in self._waiters if waiter.deadline is not None]
+        if not due:
+            return None
+        return max(0.0, (min(due) - time.monotonic()) * 1000)
+
+    def _answer(self, now: float) -> None:
+        waiting = []
+        for waiter in self._waiters:
+            failure = waiter.failure()
+            if failure is None and waiter.condition():
+                waiter.channel.send({"id": waiter.number, "result": waiter.result()})
+            elif failure is not None or (waiter.deadline is not None and now >= waiter.deadline):
+                waiter.channel.send(
+                    {
+                        "id": waiter.number,
+                        "error": failure or "timeout",
+                        "kind": "state",
+                        "roles": [role.report() for role in self.roles],
+                    }
+                )
+            else:
+                waiting.append(waiter)
+        self._waiters = waiting
+
+    def _write_document(self) -> None:
+        self.dirty = False
+        if not self.plan:
+            return
+        document = self.plan["document"]
+        document["keeper"] = {"pid": os.getpid(), "started": self._token}
+        for role in document["roles"].values():
+            role["replicas"] = []
+        for kept in self.roles:
+            document["roles"][kept.name]["replicas"].append(kept.document())
+        for role in document["roles"].values():
+            role.update(role["replicas"][0] if role["replicas"] else {})
+        path = self.plan["document"]["file"]
+        try:
+            with open(f"{path}.new", "w", encoding="utf-8") as file:
+                json.dump(document, file, indent=1)
+            os.replace(f"{path}.new", path)
+        except OSError as error:  # a full disk must not take the group down
+            self._log(f"cannot write {path}: {error}\n")
+
+    def _log(self, text: str) -> None:
+        print(text, end="", file=sys.stderr, flush=True)
+
+    # -- requests -------------------------------------------------------------------------------
+
+    def _request(self, channel: Channel, message: dict[str, Any]) -> None:
+        call, number = message["call"], message["id"]
+        if call == "begin":
+            self._begin(channel, number, message)
+        elif call == "status":
+            channel.send({"id": number, "result": [role.report() for role in self.roles]})
+        elif call == "teardown":
+            self._remove = not message.get("keep", False)
+            self._after_end = channel, number
+            self._end(graceful=message.get("graceful", False))
+        else:
+            role = self._find(message["role"], message["replica"])
+            if call == "signal":
+                sent = role.pid is not None and processes.send(role.pid, message["number"])
+                channel.send({"id": number, "result": sent})
+            else:
+                self._control(channel, number, role, call, message.get("timeout"))
+
+    def _find(self, name: str, replica: int) -> KeptRole:
+        for role in self.roles:
+            if role.name == name and role.plan["replica"] == replica:
+                return role
+        raise LookupError(f"the group has no role {name}.{replica}")
+
+    def _control(
+        self, channel: Channel, number: int, role: KeptRole, call: str, timeout: float | None
+    ) -> None:
+        def no_failure() -> str | None:
+            return None
+
+        def crashed() -> str | None:
+            if role.state == "failed":
+                return "crash loop"
+            return "stopped" if role.state == "stopped" and not role.wanted else None
+
+        failure = no_failure
+        condition: Callable[[], bool] = lambda: True  # noqa: E731
+        if call == "stop":
+            role.stop()
+            condition = lambda: role.state == "stopped"  # noqa: E731
+        elif call == "start":
+            role.start()
+            failure, condition = crashed, lambda: role.state == "ready"
+        elif call == "restart":
+            role.stop()
+            failure = no_failure
+            begun = False
+
+            def restarted() -> bool:
+                nonlocal begun
+                if not begun and role.state == "stopped":
+                    begun = True
+                    role.start()
+                return begun and role.state == "ready"
+
+            condition = restarted
+        elif call == "kill":
+            dying = role.pid
+            role.kill()
+            condition = lambda: dying is None or role.pid != dying  # noqa: E731
+        elif call == "pause":
+            role.pause()
+        elif call == "resume":
+            role.resume()
+        elif call == "wait_ready":
+            failure, condition = crashed, lambda: role.state == "ready"
+        else:
+            raise LookupError(f"unknown request {call!r}")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self._waiters.append(_Waiter(channel, number, condition, failure, deadline, role.report))
+
+    def _begin(self, channel: Channel, number: int, message: dict[str, Any]) -> None:
+        self.plan = message["plan"]
+        self.environment = self.plan["environment"]
+        os.chdir(self.plan["document"]["directory"])
+        self._listen()
+        self.roles = [KeptRole(self, entry["name"], entry["plan"]) for entry in self.plan["roles"]]
+        if self.plan["detach"]:
+            self.unwatch(self._launcher if self._launcher is not None else -1)
+        self.dirty = True
+        wanted = [role for role in self.roles if role.plan["autostart"]]
+
+        def failure() -> str | None:
+            return "crash loop" if any(role.state == "failed" for role in wanted) else None
+
+        self._waiters.append(
+            _Waiter(
+                channel,
+                number,
+                lambda: all(role.state == "ready" for role in wanted),
+                failure,
+                time.monotonic() + self.plan["timeout"],
+                lambda: {"keeper": os.getpid(), "started": self._token},
+            )
+        )
+
+    def _listen(self) -> None:
+        """Open `control` in the working directory: a relative path is never too long."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        old = os.umask(0o177)
+        try:
+            listener.bind("control")
+        finally:
+            os.umask(old)
+        listener.listen(16)
+        self._listener = listener
+        self.watch(listener.fileno(), self._on_connect)
+
+    # -- the end --------------------------------------------------------------------------------
+
+    def clear_leftovers(self, role: KeptRole, group: int) -> None:
+        """Kill what an ended incarnation left: its process group and its orphans."""
+        processes.send_group(group, signal.SIGKILL)
+        if not processes.LINUX:
+            return
+        accounted = {pid for each in self.roles for pid in each.supervisor.own_pids()}
+        for pid in processes.children(os.getpid()):
+            if pid in accounted or pid == group:
+                continue
+            environment = processes.environment_of(pid)
+            if (
+                environment.get(b"PROCGROUP_ROLE") == role.name.encode()
+                and environment.get(b"PROCGROUP_REPLICA") == str(role.plan["replica"]).encode()
+            ):
+                for each in (*processes.descendants(pid), pid):
+                    processes.send(each, signal.SIGKILL)
+
+    def _end(self, *, graceful: bool) -> None:
+        """Begin to take the group down; a second call that is not graceful hurries the first."""
+        if self._ending is not None:
+            if not graceful:
+                self._ending = []
+            return
+        self._ending = []
+        for level in reversed(self._levels()):
+            chosen = [role for role in level if graceful or role.plan["graceful"]]
+            if chosen:
+                self._ending.append(chosen)
+        for role in self.roles:
+            if role.state in ("waiting", "back-off", "failed"):
+                role.stop()
+
+    def _levels(self) -> list[list[KeptRole]]:
+        """Roles by depth of their needs; the first level needs nothing."""
+        needs = {role.name: set(role.plan["needs"]) for role in self.roles}
+        depth: dict[str, int] = {}
+        while len(depth) < len(needs):
+            for name, needed in needs.items():
+                if name not in depth and all(each in depth or each not in needs for each in needed):
+                    depth[name] = 1 + max((depth.get(each, -1) for each in needed), default=-1)
+        levels: list[list[KeptRole]] = [[] for _ in range(max(depth.values(), default=-1) + 1)]
+        for role in self.roles:
+            levels[depth[role.name]].append(role)
+        return levels
+
+    def _advance_end(self) -> None:
+        """Stop the dependents first, then what they need."""
+        while self._ending:
+            for role in self._ending[0]:
+                if role.wanted:
+                    role.stop()
+            if any(role.state != "stopped" for role in self._ending[0]):
+                return
+            self._ending.pop(0)
+
+    def _finish(self) -> None:
+        """Kill what is left, remove the directory, say so."""
+        for role in self.roles:
+            role.end_at_once()
+        if self._listener is not None:
+            self._listener.close()
+        if processes.LINUX:
+            processes.kill_descendants()
+        else:
+            self._kill_portably()
+        document = self.plan.get("document")
+        if document is not None:
+            os.chdir("/")
+            with contextlib.suppress(OSError):
+                os.unlink(document["control"])
+            if self._remove:
+                processes.remove_tree(document["directory"])
+            else:
+                for role in self.roles:
+                    role.state, role.pid, role.start_token = "stopped", None, None
+                self._write_document()
+            if self.plan["detach"]:
+                self._release(document["state_dir"], document["id"])
+        if self._after_end is not None:
+            channel, number = self._after_end
+            channel.send({"id": number, "result": None})
+
+    def _release(self, state_dir: str, group_id: str) -> None:
+        """A detached group is its keeper's to deregister."""
+        from pathlib import Path
+
+        from procgroup.registry import Registry
+
+        registry = Registry(Path(state_dir))
+        if self._remove:
+            registry.release(group_id)
+        else:
+            registry.keep(group_id)
+        registry.close()
+
+    def _kill_portably(self) -> None:
+        """Without a subreaper: the whole tree as it hangs together now, and each role's group."""
+        doomed = processes.descendants(os.getpid())
+        for role in self.roles:
+            if role.pid is not None:
+                processes.send_group(role.pid, signal.SIGKILL)
+        for pid in doomed:
+            processes.send(pid, signal.SIGKILL)
+        while True:
+            try:
+                os.waitpid(-1, 0)
+            except ChildProcessError:
+                return
+
+
+def run_keeper(lease: socket.socket, warden: int | None, launcher: int | None) -> None:
+    """Be a keeper until the group has ended. Called in a process just forked by the warden."""
+    os.setsid()
+    processes.become_subreaper()
+    keeper = Keeper(lease, warden, launcher, os.getpid())
+    keeper.lease.send({"hello": os.getpid()})
+    keeper.run()

@@ -1,0 +1,311 @@
+"""From a blueprint to a group's directory and the plan that its keeper follows."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from procgroup.blueprint import Blueprint, RoleSpec, is_template
+from procgroup.errors import BlueprintError, ProcgroupError
+from procgroup.programs import find_program
+from procgroup.registry import PortRequest
+from procgroup.supervisors import RUNIT_FINISH, RUNIT_RUN, runit_programs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+HOST = "127.0.0.1"
+SUPERVISORS = ("runit", "builtin")
+
+
+def choose_supervisor(wanted: str | None) -> tuple[str, dict[str, str]]:
+    """The supervisor to use and the paths of its programs.
+
+    As asked, else $PROCGROUP_SUPERVISOR, else runit when it is installed. Raises ProcgroupError
+    when runit is asked for and missing.
+    """
+    wanted = wanted or os.environ.get("PROCGROUP_SUPERVISOR") or None
+    if wanted is not None and wanted not in SUPERVISORS:
+        raise ProcgroupError(f"supervisor {wanted!r}: expected {' or '.join(SUPERVISORS)}")
+    if wanted == "builtin":
+        return "builtin", {}
+    programs = runit_programs()
+    if programs is not None:
+        return "runit", programs
+    if wanted == "runit":
+        raise ProcgroupError("supervisor 'runit' is asked for, but runsv or chpst is not on PATH")
+    return "builtin", {}
+
+
+def port_requests(blueprint: Blueprint) -> list[PortRequest]:
+    """Every port that the group's replicas need, in the blueprint's order."""
+    return [
+        PortRequest(role.name, replica, port)
+        for role in blueprint.roles.values()
+        for replica in range(role.replicas)
+        for port in role.ports
+    ]
+
+
+class Builder:
+    """Writes one group's directory and makes its plan.
+
+    `ports` belong to `port_requests(blueprint)`, one by one.
+    """
+
+    def __init__(
+        self,
+        blueprint: Blueprint,
+        group_id: str,
+        state_dir: Path,
+        ports: Sequence[int],
+        supervisor: str,
+        programs: dict[str, str],
+    ) -> None:
+        self.blueprint = blueprint
+        self.id = group_id
+        self.state_dir = state_dir
+        self.directory = state_dir / "groups" / group_id
+        self.supervisor = supervisor
+        self.programs = programs
+        self.ports = dict(zip(port_requests(blueprint), ports, strict=True))
+        self.base = blueprint.file.parent
+        self.context: dict[str, Any] = {
+            "variables": blueprint.variables,
+            "environment": dict(os.environ),
+            "group": {
+                "id": group_id,
+                "name": blueprint.name,
+                "directory": str(self.directory),
+                "file": str(self.directory / "group.json"),
+            },
+            "blueprint": {"file": str(blueprint.file), "directory": str(self.base)},
+        }
+        self.context["roles"] = {
+            role.name: self._role_context(role) for role in blueprint.roles.values()
+        }
+
+    def _role_context(self, role: RoleSpec) -> dict[str, Any]:
+        replicas = [self._replica_context(role, replica) for replica in range(role.replicas)]
+        first = replicas[0] if replicas else {"name": role.name}
+        return {**first, "replicas": replicas}
+
+    def _replica_context(self, role: RoleSpec, replica: int) -> dict[str, Any]:
+        directory = self.directory / f"{role.name}.{replica}"
+        ports = {port: self.ports[PortRequest(role.name, replica, port)] for port in role.ports}
+        known: dict[str, Any] = {
+            "name": role.name,
+            "replica": replica,
+            "host": HOST,
+            "ports": ports,
+            "directory": str(directory),
+            "configs": {name: str(directory / name) for name in role.configs},
+        }
+        if ports:
+            first = next(iter(ports.values()))
+            known |= {"port": first, "address": f"{HOST}:{first}"}
+        return known
+
+    def _text(self, text: str, context: dict[str, Any], *key: str | int) -> str:
+        if not is_template(text):
+            return text
+        from procgroup.rendering import render_text
+
+        return render_text(text, context, self.blueprint.where(*key), self.base)
+
+    def build(self, *, detach: bool, timeout: float) -> dict[str, Any]:
+        """Write everything; the plan. Raises BlueprintError, or OSError when the disk is full."""
+        self.directory.mkdir(parents=True, mode=0o700)
+        roles = [
+            {"name": role.name, "plan": self._replica(role, replica)}
+            for role in self.blueprint.roles.values()
+            for replica in range(role.replicas)
+        ]
+        document: dict[str, Any] = {
+            "format": 1,
+            "id": self.id,
+            "name": self.blueprint.name,
+            "blueprint": str(self.blueprint.file),
+            "directory": str(self.directory),
+            "file": str(self.directory / "group.json"),
+            "control": str(self.directory / "control"),
+            "state_dir": str(self.state_dir),
+            "supervisor": self.supervisor,
+            "created": time.time(),
+            "owner": None if detach else os.getpid(),
+            "variables": dict(self.blueprint.variables),
+            "roles": {},
+        }
+        for role in self.blueprint.roles:
+            replicas = [
+                {"replica": each["plan"]["replica"], "pid": None, **each["plan"]["public"]}
+                for each in roles
+                if each["name"] == role
+            ]
+            document["roles"][role] = {**(replicas[0] if replicas else {}), "replicas": replicas}
+        # There before any role starts: a role may read it as its first act.
+        self._write(self.directory / "group.json", _json(document))
+        return {
+            "supervisor": self.supervisor,
+            "detach": detach,
+            "timeout": timeout,
+            "environment": dict(os.environ),
+            "document": document,
+            "roles": roles,
+        }
+
+    def hint(self) -> str | None:
+        """The blueprint's hint, rendered."""
+        if self.blueprint.hint is None:
+            return None
+        return self._text(self.blueprint.hint, self.context, "hint")
+
+    def _replica(self, role: RoleSpec, replica: int) -> dict[str, Any]:
+        own = self.context["roles"][role.name]["replicas"][replica]
+        context = {**self.context, "role": own, "replica": replica, "configs": own["configs"]}
+        directory = self.directory / f"{role.name}.{replica}"
+        directory.mkdir()
+        key = ("roles", role.name)
+        for name, template in role.configs.items():
+            self._config(role, name, template, context, directory)
+        arguments = [
+            self._text(argument, context, *key, "args", place)
+            for place, argument in enumerate(role.args)
+        ]
+        command = [*self._program(role, context), *arguments]
+        environment = {
+            "PROCGROUP_ID": self.id,
+            "PROCGROUP_ROLE": role.name,
+            "PROCGROUP_REPLICA": str(replica),
+            "PROCGROUP_GROUP_FILE": str(self.directory / "group.json"),
+            "PROCGROUP_NOTIFY": str(directory / "notify"),
+        }
+        if role.python is not None and sys.dont_write_bytecode:
+            environment["PYTHONDONTWRITEBYTECODE"] = "1"
+        for name, value in role.environment.items():
+            environment[name] = self._text(value, context, *key, "environment", name)
+        ready = self._ready(role, own, context)
+        if ready is not None and ready["kind"] == "notify":
+            os.mkfifo(directory / "notify", 0o600)
+        working_directory = self._working_directory(role, context, directory)
+        log = directory / "log"
+        log.touch(0o600)
+        self._write_run(role, replica, directory, working_directory, environment, command)
+        public = {
+            key: own[key]
+            for key in ("host", "port", "ports", "address", "directory", "configs")
+            if key in own
+        }
+        return {
+            "replica": replica,
+            "directory": str(directory),
+            "working_directory": working_directory,
+            "argv": command,
+            "environment": environment,
+            "needs": dict(role.needs),
+            "ready": ready,
+            "log": str(log),
+            "notify": str(directory / "notify"),
+            "stop_signal": role.stop_signal,
+            "stop_timeout": role.stop_timeout,
+            "graceful": role.graceful,
+            "autostart": role.autostart,
+            "runsv": self.programs.get("runsv"),
+            "public": {**public, "log": str(log), "command": command},
+        }
+
+    def _program(self, role: RoleSpec, context: dict[str, Any]) -> list[str]:
+        key = ("roles", role.name)
+        if role.python is not None:
+            return [sys.executable, "-m", self._text(role.python, context, *key, "python")]
+        candidates = [self._text(each, context, *key, "binary") for each in role.binary]
+        program = find_program(candidates, self.base)
+        if program is None:
+            raise BlueprintError(
+                f"{self.blueprint.where(*key, 'binary')}: no such program; looked for "
+                + ", ".join(candidates)
+            )
+        return [program]
+
+    def _config(
+        self, role: RoleSpec, name: str, template: str, context: dict[str, Any], directory: Path
+    ) -> None:
+        from procgroup.rendering import render_file
+
+        key = ("roles", role.name, "configs", name)
+        file = Path(os.path.abspath(self.base / self._text(template, context, *key)))
+        text = render_file(file, context, self.blueprint.where(*key), self.base)
+        self._write(directory / name, text)
+
+    def _ready(
+        self, role: RoleSpec, own: dict[str, Any], context: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        if role.ready is None:
+            return None
+        plan: dict[str, Any] = {"kind": role.ready.kind}
+        if role.ready.port:
+            plan |= {"host": own["host"], "port": own["ports"][role.ready.port]}
+        if role.ready.kind == "http":
+            key = ("roles", role.name, "ready", "http")
+            plan["path"] = self._text(role.ready.path, context, *key)
+        if role.ready.kind == "log":
+            plan["pattern"] = role.ready.pattern
+        return plan
+
+    def _working_directory(self, role: RoleSpec, context: dict[str, Any], directory: Path) -> str:
+        if role.working_directory is None:
+            return str(directory)
+        key = ("roles", role.name, "working_directory")
+        chosen = os.path.abspath(self.base / self._text(role.working_directory, context, *key))
+        if not os.path.isdir(chosen):
+            raise BlueprintError(f"{self.blueprint.where(*key)}: there is no directory {chosen}")
+        return chosen
+
+    def _write_run(
+        self,
+        role: RoleSpec,
+        replica: int,
+        directory: Path,
+        working_directory: str,
+        environment: dict[str, str],
+        command: list[str],
+    ) -> None:
+        """The role as a script that a person can read and run: ./run, or ./run strace -f."""
+        exports = "".join(
+            f"export {name}={shlex.quote(environment[name])}\n" for name in environment
+        )
+        script = (
+            f"#!/bin/sh\n# {role.name}.{replica} of {self.blueprint.name} ({self.id})\n"
+            f"cd {shlex.quote(working_directory)} || exit\n{exports}"
+            f'exec "$@" {shlex.join(command)}\n'
+        )
+        self._write(directory / "run", script, 0o700)
+        if self.supervisor == "runit":
+            # Its own directory, since runsv would take the file `log` for a broken log service.
+            service = directory / "runit"
+            service.mkdir()
+            chpst = shlex.quote(self.programs["chpst"])
+            self._write(service / "run", RUNIT_RUN.format(chpst=chpst), 0o700)
+            self._write(service / "finish", RUNIT_FINISH, 0o700)
+
+    def _write(self, path: Path, text: str, mode: int = 0o600) -> None:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+
+
+def _json(document: dict[str, Any]) -> str:
+    import json
+
+    try:
+        return json.dumps(document, indent=1)
+    except TypeError as error:  # YAML knows dates, JSON does not
+        raise BlueprintError(
+            f"{document['blueprint']}: variables: expected texts, numbers, booleans, lists and "
+            f"mappings only: {error}"
+        ) from error

@@ -1,0 +1,331 @@
+"""What the operating system knows about processes.
+
+Standard library only and cheap to import: the warden and the keepers run on this. Calls that
+exist on Linux alone are guarded; `PROCGROUP_PORTABLE=1` switches them off, so that the path of
+other systems can be tested on Linux.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+LINUX = sys.platform == "linux" and os.environ.get("PROCGROUP_PORTABLE") != "1"
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def _prctl(option: int, value: int) -> bool:
+    import ctypes
+
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    return bool(prctl(option, ctypes.c_ulong(value), 0, 0, 0) == 0)
+
+
+def become_subreaper() -> bool:
+    """Make orphaned descendants children of this process. False where the system cannot."""
+    return LINUX and _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the *thread* that forked it ends (Linux)."""
+    if LINUX:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def open_pidfd(pid: int) -> int | None:
+    """A descriptor that polls readable once `pid` has exited; None where unsupported."""
+    if not LINUX or not hasattr(os, "pidfd_open"):
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
+
+
+def _stat(pid: int | str) -> list[str] | None:
+    """The fields of /proc/PID/stat from the third (state) on; the name before may hold anything."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].decode().split()
+    except (OSError, ValueError):
+        return None
+
+
+def started(pid: int) -> str | None:
+    """When the live process `pid` started, as a token to compare; None when there is none.
+
+    A pid and this token name one process: a recycled pid has another start time. Zombies count
+    as gone.
+    """
+    if LINUX:
+        fields = _stat(pid)
+        return None if fields is None or fields[0] in "ZX" else fields[19]
+    row = _ps("-o", "stat=,lstart=", "-p", str(pid))
+    if not row or row[0].startswith("Z"):
+        return None
+    return " ".join(row[0].split()[1:])
+
+
+def alive(pid: int, start: str) -> bool:
+    """Whether the process that had `pid` and started at `start` still runs."""
+    return started(pid) == start
+
+
+def boot_id() -> str:
+    """A token that changes when the machine restarts."""
+    if LINUX:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    import subprocess
+
+    for command in (["sysctl", "-n", "kern.bootsessionuuid"], ["sysctl", "-n", "kern.boottime"]):
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode == 0:
+            return result.stdout.strip()
+    return "unknown"
+
+
+def pid_namespace() -> str:
+    """The namespace in which this process's pids have a meaning (a container has its own)."""
+    try:
+        return os.readlink("/proc/self/ns/pid") if LINUX else ""
+    except OSError:
+        return ""
+
+
+def _ps(*arguments: str) -> list[str]:
+    import subprocess
+
+    result = subprocess.run(["ps", *arguments], capture_output=True, text=True, check=False)
+    return [line.strip() for line in result.stdout.splitlines() if line.strip()]
+
+
+def parents() -> dict[int, int]:
+    """The parent of every live process."""
+    if LINUX:
+        table = {}
+        for name in os.listdir("/proc"):
+            if name.isdigit() and (fields := _stat(name)) and fields[0] not in "ZX":
+                table[int(name)] = int(fields[1])
+        return table
+    rows = (line.split() for line in _ps("-axo", "pid=,ppid=,stat="))
+    return {int(row[0]): int(row[1]) for row in rows if not row[2].startswith("Z")}
+
+
+def _listed_children(pid: int) -> list[int] | None:
+    """The kernel's own list of children, zombies included; None where it keeps none."""
+    found: list[int] = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                found.extend(map(int, file.read().split()))
+    except (FileNotFoundError, ProcessLookupError):
+        return found if os.path.exists("/proc/self/task") and _kernel_lists_children() else None
+    except OSError:
+        return found
+    return found
+
+
+def _kernel_lists_children() -> bool:
+    return os.path.exists(f"/proc/self/task/{os.getpid()}/children")
+
+
+def children(pid: int) -> list[int]:
+    """The direct children of `pid` (on Linux including zombies)."""
+    if LINUX and (found := _listed_children(pid)) is not None:
+        return found
+    return [child for child, parent in parents().items() if parent == pid]
+
+
+def descendants(pid: int) -> list[int]:
+    """The live descendants of `pid`, parents before children, zombies left out."""
+    if LINUX and _kernel_lists_children():
+        found: list[int] = []
+        queue = [pid]
+        while queue:
+            for child in children(queue.pop()):
+                queue.append(child)
+                fields = _stat(child)
+                if fields is not None and fields[0] not in "ZX":
+                    found.append(child)
+        return found
+    by_parent: dict[int, list[int]] = {}
+    for child, parent in parents().items():
+        by_parent.setdefault(parent, []).append(child)
+    found, queue = [], [pid]
+    while queue:
+        level = by_parent.get(queue.pop(), [])
+        found.extend(level)
+        queue.extend(level)
+    return found
+
+
+def group_of(pid: int) -> int | None:
+    """The process group of `pid`, None when the process is gone."""
+    try:
+        return os.getpgid(pid)
+    except OSError:
+        return None
+
+
+def send(pid: int, number: int) -> bool:
+    """Signal one process; False when it is gone."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def send_group(group: int, number: int) -> bool:
+    """Signal a whole process group; False when it has no member left."""
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):  # macOS: EPERM when only zombies are left
+        return False
+    return True
+
+
+def environment_of(pid: int) -> dict[bytes, bytes]:
+    """What /proc still shows of a process's initial environment (Linux).
+
+    Programs that rewrite their title, as Redis does, overwrite it: empty proves nothing.
+    """
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            entries = file.read().split(b"\0")
+    except OSError:
+        return {}
+    return dict(entry.split(b"=", 1) for entry in entries if b"=" in entry)
+
+
+def reap_exited() -> list[tuple[int, int]]:
+    """Every child of this process that has exited, with its wait status."""
+    reaped: list[tuple[int, int]] = []
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return reaped
+        if pid == 0:
+            return reaped
+        reaped.append((pid, status))
+
+
+def kill_descendants(spare: Collection[int] = ()) -> None:
+    """SIGKILL all descendants of this process, and reap until none is left.
+
+    This process must be a subreaper: then nothing can leave the tree, not by setsid, not by a
+    double fork. `spare` are direct children that stay, with all below them.
+    """
+    wait = 0.0002
+    while True:
+        reap_exited()
+        own = [child for child in children(os.getpid()) if child not in spare]
+        if not own:
+            return
+        for child in own:
+            for pid in (*descendants(child), child):
+                send(pid, signal.SIGKILL)
+        # The kernel needs a moment to take a process apart; what it had forked meanwhile is then
+        # a child of this process, and the next round finds it.
+        time.sleep(wait)
+        wait = min(wait * 1.5, 0.005)
+
+
+def members(
+    group_id: str, directory: str, recorded: Iterable[tuple[int, str]], user: int | None = None
+) -> set[int]:
+    """Live processes that provably belong to a group whose keeper is gone.
+
+    The proofs, none of which a recycled pid can fake: the pid still has the recorded start time;
+    its environment names the group's id; its standard output or error is a log in the group's
+    directory (Redis overwrites its environment). Everything descended from such a process belongs
+    too. This process and its ancestors never do.
+    """
+    found = {pid for pid, start in recorded if alive(pid, start)}
+    table = parents()
+    if LINUX:
+        user = os.getuid() if user is None else user
+        wanted = group_id.encode()
+        prefix = directory.rstrip("/") + "/"
+        for pid in table:
+            try:
+                if os.stat(f"/proc/{pid}").st_uid != user:
+                    continue
+            except OSError:
+                continue
+            if environment_of(pid).get(b"PROCGROUP_ID") == wanted or _logs_into(pid, prefix):
+                found.add(pid)
+    for pid in table:
+        seen = []
+        ancestor = pid
+        while ancestor in table and ancestor not in found:
+            seen.append(ancestor)
+            ancestor = table[ancestor]
+        if ancestor in found:
+            found.update(seen)
+    own = os.getpid()
+    while own in table or own in found:
+        found.discard(own)
+        if own not in table:
+            break
+        own = table[own]
+    return found
+
+
+def _logs_into(pid: int, prefix: str) -> bool:
+    for number in (1, 2):
+        try:
+            target = os.readlink(f"/proc/{pid}/fd/{number}").removesuffix(" (deleted)")
+        except OSError:
+            continue
+        if target.startswith(prefix) and target.endswith("/log"):
+            return True
+    return False
+
+
+def kill_members(group_id: str, directory: str, recorded: Iterable[tuple[int, str]]) -> int:
+    """SIGKILL what `members` finds until it finds nothing; the number of processes killed."""
+    recorded = list(recorded)
+    killed: set[int] = set()
+    deadline = time.monotonic() + 5.0
+    while found := members(group_id, directory, recorded):
+        for pid in found:
+            send(pid, signal.SIGKILL)
+        killed |= found
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.002)
+    return len(killed)
+
+
+def remove_tree(path: str) -> None:
+    """Remove a directory and everything below it; what is already gone is no error.
+
+    shutil.rmtree would do, but importing shutil costs a keeper more than the removal.
+    """
+    try:
+        entries = list(os.scandir(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            remove_tree(entry.path)
+        else:
+            try:
+                os.unlink(entry.path)
+            except FileNotFoundError:
+                continue
+    try:
+        os.rmdir(path)
+    except FileNotFoundError:
+        return

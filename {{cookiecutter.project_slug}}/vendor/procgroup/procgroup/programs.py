@@ -1,0 +1,58 @@
+"""Finding the program of a `binary:` role."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from pathlib import Path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_found: dict[tuple[tuple[str, ...], str | None], str] = {}
+
+
+def find_program(candidates: Iterable[str], relative_to: Path) -> str | None:
+    """The absolute path of the first candidate that exists and may be executed; None if none does.
+
+    A candidate is a name on PATH, a path (relative ones from the blueprint's directory), or
+    `package:glob`, a file inside an installed Python package.
+    """
+    candidates = tuple(candidates)
+    key = candidates, os.environ.get("PATH")
+    known = _found.get(key)
+    if known is not None and os.access(known, os.X_OK):
+        return known
+    for candidate in candidates:
+        path = _resolve(candidate, relative_to)
+        if path is not None:
+            _found[key] = path
+            return path
+    return None
+
+
+def _resolve(candidate: str, relative_to: Path) -> str | None:
+    package, colon, pattern = candidate.partition(":")
+    if colon and "/" not in package:
+        return _in_package(package, pattern)
+    if "/" in candidate:
+        path = os.path.abspath(relative_to / os.path.expanduser(candidate))
+        return path if os.path.isfile(path) and os.access(path, os.X_OK) else None
+    found = shutil.which(candidate)
+    return None if found is None else os.path.abspath(found)
+
+
+def _in_package(package: str, pattern: str) -> str | None:
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return None
+    if spec is None:
+        return None
+    for root in spec.submodule_search_locations or []:
+        for path in sorted(Path(root).glob(pattern)):
+            if path.is_file() and os.access(path, os.X_OK):
+                return str(path)
+    return None

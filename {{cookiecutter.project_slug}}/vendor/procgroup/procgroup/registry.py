@@ -1,0 +1,332 @@
+"""The node's registry: which group holds which ports, and who owns it.
+
+One SQLite file for all projects and test runs of a user. Each change is one transaction that
+begins by taking the write lock (BEGIN IMMEDIATE), so that two launchers never see the same port
+free. A port is leased only after a bind to it has succeeded under that lock, which guards against
+everything that does not use the registry.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sqlite3
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from procgroup import processes
+from procgroup.errors import PortsExhausted, RegistryError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+SCHEMA_VERSION = 1
+DEFAULT_PORTS = (20000, 32000)  # below 32768, where Linux hands out ephemeral ports
+KEEP_FAILED = 3 * 24 * 3600.0  # seconds that the directory of a failed run is kept
+
+_SCHEMA = """
+CREATE TABLE groups (
+    id TEXT PRIMARY KEY, name TEXT NOT NULL, blueprint TEXT NOT NULL, directory TEXT NOT NULL,
+    owner_pid INTEGER NOT NULL, owner_started TEXT NOT NULL,
+    boot TEXT NOT NULL, namespace TEXT NOT NULL,
+    created REAL NOT NULL, kept REAL
+);
+CREATE TABLE ports (
+    port INTEGER PRIMARY KEY,
+    group_id TEXT NOT NULL REFERENCES groups (id) ON DELETE CASCADE,
+    role TEXT NOT NULL, replica INTEGER NOT NULL, name TEXT NOT NULL
+);
+CREATE INDEX ports_of_group ON ports (group_id);
+CREATE TABLE cursor (next_port INTEGER NOT NULL);
+INSERT INTO cursor VALUES (0);
+"""
+_ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
+
+
+class Owner(NamedTuple):
+    """A process that answers for a group; all four together name it for ever."""
+
+    pid: int
+    started: str
+    boot: str
+    namespace: str
+
+    @classmethod
+    def of(cls, pid: int) -> Owner:
+        """The live process `pid`. Raises RegistryError when there is none."""
+        start = processes.started(pid)
+        if start is None:
+            raise RegistryError(f"process {pid} cannot own a group: it is not running")
+        return cls(pid, start, current_boot(), processes.pid_namespace())
+
+
+class GroupRow(NamedTuple):
+    """One group as registered; `kept` is when a failed run's directory was put aside, or None."""
+
+    id: str
+    name: str
+    blueprint: str
+    directory: str
+    owner: Owner
+    created: float
+    kept: float | None
+
+    def owner_alive(self) -> bool | None:
+        """None when that cannot be known from here (another container on the same machine)."""
+        if self.owner.boot != current_boot():
+            return False
+        if self.owner.namespace != processes.pid_namespace():
+            return None
+        return processes.alive(self.owner.pid, self.owner.started)
+
+
+class PortRequest(NamedTuple):
+    """A port wanted by one replica of a role, under the blueprint's name for it."""
+
+    role: str
+    replica: int
+    name: str
+
+
+_boot_token: list[str] = []
+
+
+def current_boot() -> str:
+    if not _boot_token:
+        _boot_token.append(processes.boot_id())
+    return _boot_token[0]
+
+
+def state_directory(explicit: str | os.PathLike[str] | None = None) -> Path:
+    """Where groups and the registry live: as given, $PROCGROUP_STATE_DIR, or the XDG state home."""
+    chosen = explicit or os.environ.get("PROCGROUP_STATE_DIR")
+    if chosen:
+        return Path(os.path.abspath(os.path.expanduser(chosen)))
+    base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return Path(base) / "procgroup"
+
+
+def port_range() -> tuple[int, int]:
+    """First and last port to lease: $PROCGROUP_PORTS ("20000-32000") or the default."""
+    text = os.environ.get("PROCGROUP_PORTS")
+    if not text:
+        return DEFAULT_PORTS
+    first, _, last = text.partition("-")
+    try:
+        chosen = int(first), int(last)
+    except ValueError:
+        chosen = (0, 0)
+    if not 1024 <= chosen[0] <= chosen[1] <= 65535:
+        raise RegistryError(
+            f"PROCGROUP_PORTS={text!r}: expected FIRST-LAST between 1024 and 65535, "
+            "for example 20000-32000"
+        )
+    return chosen
+
+
+def port_is_free(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether a server could listen there now (checked by binding)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+class Registry:
+    """The registry of one state directory; created when missing. Not shared between threads."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.state_dir = state_dir
+        self.path = state_dir / "registry.sqlite3"
+        try:
+            state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise RegistryError(
+                f"{state_dir}: cannot create the state directory: {error}"
+            ) from error
+        self._database = self._open()
+
+    def _open(self) -> sqlite3.Connection:
+        for attempt in (1, 2):
+            database = sqlite3.connect(
+                self.path, timeout=30.0, isolation_level=None, check_same_thread=False
+            )
+            try:
+                self._prepare(database)
+            except sqlite3.OperationalError as error:
+                database.close()
+                raise RegistryError(f"{self.path}: {error}") from error
+            except sqlite3.DatabaseError as error:
+                database.close()
+                if attempt == 2:
+                    raise RegistryError(f"{self.path}: {error}") from error
+                self._set_aside(error)
+                continue
+            except RegistryError:
+                database.close()
+                raise
+            return database
+        raise AssertionError("unreachable")
+
+    def _prepare(self, database: sqlite3.Connection) -> None:
+        version = database.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("BEGIN IMMEDIATE")
+            if database.execute("PRAGMA user_version").fetchone()[0] == 0:
+                for statement in _SCHEMA.split(";"):
+                    database.execute(statement)
+                database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            database.execute("COMMIT")
+        elif version != SCHEMA_VERSION:
+            raise RegistryError(
+                f"{self.path} has schema version {version}, this procgroup knows "
+                f"{SCHEMA_VERSION}: use the same version of procgroup in both projects, or set "
+                "PROCGROUP_STATE_DIR to another directory"
+            )
+        database.execute("PRAGMA foreign_keys = ON")
+        # WAL with NORMAL never corrupts; what a power cut may lose is worthless after the reboot.
+        database.execute("PRAGMA synchronous = NORMAL")
+
+    def _set_aside(self, error: Exception) -> None:
+        """Move a damaged file away under a lock, unless another process has just done so."""
+        import fcntl
+
+        with open(self.state_dir / "registry.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with (
+                contextlib.suppress(sqlite3.DatabaseError),
+                contextlib.closing(sqlite3.connect(self.path)) as database,
+            ):
+                database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+                return
+            aside = self.path.with_name(f"registry.sqlite3.damaged-{time.time_ns()}")
+            for suffix in ("", "-wal", "-shm"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.rename(f"{self.path}{suffix}", f"{aside}{suffix}")
+            print(
+                f"procgroup: {self.path} is damaged ({error}); it was set aside as {aside} and a "
+                "new registry begun",
+                file=sys.stderr,
+            )
+
+    def close(self) -> None:
+        self._database.close()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        try:
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._database
+            except BaseException:
+                self._database.execute("ROLLBACK")
+                raise
+            self._database.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise RegistryError(f"{self.path}: {error}") from error
+
+    def register(
+        self, name: str, blueprint: str, owner: Owner, requests: Sequence[PortRequest]
+    ) -> tuple[str, list[int]]:
+        """Enter a new group; its id and one leased port for each request.
+
+        Raises PortsExhausted when the range holds too few free ports.
+        """
+        with self._transaction() as database:
+            group_id = _new_id()
+            while database.execute("SELECT 1 FROM groups WHERE id = ?", (group_id,)).fetchone():
+                group_id = _new_id()
+            database.execute(
+                "INSERT INTO groups VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
+                (
+                    group_id,
+                    name,
+                    blueprint,
+                    str(self.state_dir / "groups" / group_id),
+                    *owner,
+                    time.time(),
+                ),
+            )
+            ports = self._lease(database, len(requests)) if requests else []
+            database.executemany(
+                "INSERT INTO ports VALUES (?, ?, ?, ?, ?)",
+                [(port, group_id, *request) for port, request in zip(ports, requests, strict=True)],
+            )
+        return group_id, ports
+
+    def _lease(self, database: sqlite3.Connection, count: int) -> list[int]:
+        """`count` free ports. The cursor moves on, so that a port just freed rests the longest."""
+        first, last = port_range()
+        size = last - first + 1
+        leased = {row[0] for row in database.execute("SELECT port FROM ports")}
+        cursor = database.execute("SELECT next_port FROM cursor").fetchone()[0]
+        if not first <= cursor <= last:
+            cursor = first
+        found: list[int] = []
+        busy = 0
+        for step in range(size):
+            port = first + (cursor - first + step) % size
+            if port in leased:
+                continue
+            if not port_is_free(port):
+                busy += 1
+                continue
+            found.append(port)
+            if len(found) == count:
+                database.execute(
+                    "UPDATE cursor SET next_port = ?", (first + (port - first + 1) % size,)
+                )
+                return found
+        raise PortsExhausted(
+            f"{count} port(s) wanted, {len(found)} free in {first}-{last}: "
+            f"{len(leased)} leased to groups (`procgroup ps`), {busy} in use by others. "
+            "Stop some groups or widen PROCGROUP_PORTS"
+        )
+
+    def hand_over(self, group_id: str, owner: Owner) -> None:
+        """Make another process the owner, as a detached group's keeper is."""
+        with self._transaction() as database:
+            database.execute(
+                "UPDATE groups SET owner_pid = ?, owner_started = ?, boot = ?, namespace = ?"
+                " WHERE id = ?",
+                (*owner, group_id),
+            )
+
+    def release(self, *group_ids: str) -> None:
+        """Forget groups and free their ports; unknown ids are ignored."""
+        with self._transaction() as database:
+            database.executemany("DELETE FROM groups WHERE id = ?", [(each,) for each in group_ids])
+
+    def keep(self, group_id: str) -> None:
+        """Free a failed group's ports but remember its directory."""
+        with self._transaction() as database:
+            database.execute("UPDATE groups SET kept = ? WHERE id = ?", (time.time(), group_id))
+            database.execute("DELETE FROM ports WHERE group_id = ?", (group_id,))
+
+    def groups(self) -> list[GroupRow]:
+        """Every registered group, oldest first."""
+        rows = self._database.execute(
+            "SELECT id, name, blueprint, directory, owner_pid, owner_started, boot, namespace,"
+            " created, kept FROM groups ORDER BY created"
+        )
+        return [GroupRow(*row[:4], Owner(*row[4:8]), row[8], row[9]) for row in rows]
+
+    def ports(self, group_id: str) -> list[tuple[int, PortRequest]]:
+        """The ports leased to one group."""
+        rows = self._database.execute(
+            "SELECT port, role, replica, name FROM ports WHERE group_id = ? ORDER BY port",
+            (group_id,),
+        )
+        return [(row[0], PortRequest(*row[1:])) for row in rows]
+
+
+def _new_id() -> str:
+    """Eight letters and digits: paths below stay short, and chance repeats none."""
+    return "".join(_ALPHABET[byte % len(_ALPHABET)] for byte in os.urandom(8))

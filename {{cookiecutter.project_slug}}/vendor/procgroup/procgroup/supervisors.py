@@ -1,0 +1,265 @@
+"""The two ways to run one role's process: under runit's `runsv`, or forked by the keeper itself.
+
+A supervisor here is mechanics only: begin an incarnation, say when it has ended and how. When to
+restart, what to signal and when to give up is the keeper's, and thereby the same for both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+
+from procgroup import processes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, NoReturn
+
+# runsv sleeps a second when its service ended within a second of its start.
+_RUNSV_SLEEP = 1.1
+
+
+def exit_text(status: int | None) -> str:
+    """What a wait status means, for a person; None: it was lost with its supervisor."""
+    if status is None:
+        return "ended (its status was lost with its supervisor)"
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        try:
+            return f"killed by {signal.Signals(number).name}"
+        except ValueError:
+            return f"killed by signal {number}"
+    return f"exited with status {os.waitstatus_to_exitcode(status)}"
+
+
+def fork_exec(
+    argv: list[str], environment: dict[str, str], directory: str, log: str, pipe: int | None = None
+) -> int:
+    """Fork, lead a new session, write to `log`, have `pipe` as descriptor 3, run argv; the pid.
+
+    A program that cannot be run says so in the log and exits with 127, as under a shell.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        _exec(argv, environment, directory, log, pipe)
+    except BaseException as error:  # this is a forked child: nothing may return from here
+        message = f"procgroup: cannot run {argv[0]}: {error}\n"
+        with contextlib.suppress(OSError):
+            os.write(2, message.encode(errors="replace"))
+    os._exit(127)
+
+
+def _exec(
+    argv: list[str], environment: dict[str, str], directory: str, log: str, pipe: int | None
+) -> NoReturn:
+    os.setsid()
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    if pipe is not None:
+        if pipe == 3:
+            os.set_inheritable(pipe, True)
+        else:
+            os.dup2(pipe, 3)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these, and exec keeps that
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    os.chdir(directory)
+    processes.die_with_parent()
+    os.execve(argv[0], argv, environment)
+
+
+class Supervisor:
+    """One role's process. `on_start(pid)` and `on_exit(wait status)` report to the keeper."""
+
+    pid: int | None = None
+
+    def __init__(
+        self,
+        plan: dict[str, Any],
+        environment: dict[str, str],
+        on_start: Callable[[int], None],
+        on_exit: Callable[[int | None], None],
+    ) -> None:
+        self.plan = plan
+        self.environment = environment
+        self.on_start = on_start
+        self.on_exit = on_exit
+
+    def begin(self) -> None:
+        """Start one incarnation; the one before has ended."""
+        raise NotImplementedError
+
+    def reaped(self, pid: int, status: int) -> bool:
+        """A child of the keeper has ended; True when it was this supervisor's."""
+        raise NotImplementedError
+
+    def own_pids(self) -> list[int]:
+        """Direct children of the keeper that this supervisor accounts for."""
+        raise NotImplementedError
+
+    def descriptor(self) -> int | None:
+        """A descriptor to poll; `readable` is called when it has something."""
+        return None
+
+    def readable(self) -> None:
+        """Read the descriptor."""
+
+
+class Builtin(Supervisor):
+    """Forks the role itself."""
+
+    def begin(self) -> None:
+        self.pid = fork_exec(
+            self.plan["argv"],
+            self.environment,
+            self.plan["working_directory"],
+            self.plan["log"],
+        )
+        self.on_start(self.pid)
+
+    def reaped(self, pid: int, status: int) -> bool:
+        if pid != self.pid:
+            return False
+        self.pid = None
+        self.on_exit(status)
+        return True
+
+    def own_pids(self) -> list[int]:
+        return [] if self.pid is None else [self.pid]
+
+
+class Runit(Supervisor):
+    """Lets `runsv` run the role's `run` script.
+
+    The scripts of `runit/` report through a pipe: "run PID" when an incarnation begins, "exit CODE
+    STATUS" when it has ended. So nothing has to poll the status file. Each incarnation is started
+    with `u` and, once it runs, set to `o` (once): the next is the keeper's to begin.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._runsv: int | None = None
+        self._directory = os.path.join(self.plan["directory"], "runit")
+        self._pipe: tuple[int, int] | None = None
+        self._buffer = b""
+        self._started = 0.0
+        self._ended = 0.0
+        self._beginning = False
+
+    def begin(self) -> None:
+        if self._runsv is not None and self._ended - self._started < _RUNSV_SLEEP:
+            self._retire()
+        self._beginning = True
+        if self._runsv is None or not self._control(b"u"):
+            self._retire()
+            if self._pipe is None:
+                self._pipe = os.pipe()
+                os.set_blocking(self._pipe[0], False)
+            self._runsv = fork_exec(
+                [self.plan["runsv"], self._directory],
+                self.environment,
+                self._directory,
+                self.plan["log"],
+                self._pipe[1],
+            )
+
+    def _retire(self) -> None:
+        """Kill an idle runsv and wait for it, since it holds the directory's lock."""
+        if self._runsv is not None:
+            processes.send(self._runsv, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self._runsv, 0)
+            self._runsv = None
+
+    def _control(self, command: bytes) -> bool:
+        """Write to runsv's control FIFO; False when no runsv reads it."""
+        try:
+            fifo = os.open(
+                os.path.join(self._directory, "supervise", "control"), os.O_WRONLY | os.O_NONBLOCK
+            )
+        except OSError:
+            return False
+        try:
+            os.write(fifo, command)
+        finally:
+            os.close(fifo)
+        return True
+
+    def descriptor(self) -> int | None:
+        return None if self._pipe is None else self._pipe[0]
+
+    def readable(self) -> None:
+        assert self._pipe is not None
+        with contextlib.suppress(BlockingIOError):
+            self._buffer += os.read(self._pipe[0], 4096)
+        *lines, self._buffer = self._buffer.split(b"\n")
+        for line in lines:
+            word, *numbers = line.split()
+            if word == b"run":
+                self._started = time.monotonic()
+                self._beginning = False
+                self.pid = int(numbers[0])
+                self._control(b"o")
+                self.on_start(self.pid)
+            elif word == b"exit" and self.pid is not None:
+                self._end(_wait_status(int(numbers[0]), int(numbers[1])))
+
+    def _end(self, status: int | None) -> None:
+        self._ended = time.monotonic()
+        self.pid = None
+        self.on_exit(status)
+
+    def reaped(self, pid: int, status: int) -> bool:
+        if pid != self._runsv:
+            return pid == self.pid  # adopted from a killed runsv: `_end` has been called
+        self._runsv = None
+        if self._pipe is not None:
+            self.readable()  # it may have said how the role ended before it was killed itself
+        if self.pid is not None:
+            # runsv was killed and its role runs on, now as a child of the keeper. Two copies must
+            # never run: end this one before anything else is begun.
+            processes.send_group(self.pid, signal.SIGKILL)
+            processes.send(self.pid, signal.SIGKILL)
+            self._end(None)
+        elif self._beginning:
+            self._beginning = False
+            self._end(status)  # runsv could not even run the script
+        return True
+
+    def own_pids(self) -> list[int]:
+        return [pid for pid in (self._runsv, self.pid) if pid is not None]
+
+
+def _wait_status(code: int, low_byte: int) -> int:
+    """The wait status from what runsv tells `finish`: exit code (or -1) and low byte."""
+    return (code << 8) if code >= 0 else low_byte
+
+
+# `run` of a role works by hand too; "$@" lets a person write `./run strace -f`. chpst -P (setsid)
+# gives the role a process group of its own, which runsv does not.
+RUNIT_RUN = """#!/bin/sh
+echo "run $$" >&3
+exec 3>&-
+set -- {chpst} -P
+. ../run
+"""
+RUNIT_FINISH = """#!/bin/sh
+echo "exit $1 $2" >&3
+"""
+
+
+def runit_programs() -> dict[str, str] | None:
+    """The absolute paths of runsv and chpst; None when runit is not installed."""
+    import shutil
+
+    found = {name: shutil.which(name) for name in ("runsv", "chpst")}
+    if sys.platform == "win32" or not all(found.values()):
+        return None
+    return {name: os.path.abspath(path) for name, path in found.items() if path}

@@ -1,0 +1,103 @@
+"""Clearing away what dead owners left: the last line of defence, run at every launch.
+
+A group is swept when its owner is provably gone (other boot, or no process with that pid and
+start time) and no keeper of it lives. Each step is idempotent, so two sweepers may race.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+from procgroup import processes
+from procgroup.registry import KEEP_FAILED, GroupRow, Registry, current_boot
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def group_document(directory: str) -> dict[str, Any]:
+    """The group's group.json; empty when it is missing or unreadable."""
+    try:
+        with open(os.path.join(directory, "group.json"), encoding="utf-8") as file:
+            document = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def recorded_processes(document: dict[str, Any]) -> list[tuple[int, str]]:
+    """(pid, start time) of every process that group.json names, the keeper left out."""
+    return [
+        (replica["pid"], replica["started"])
+        for role in document.get("roles", {}).values()
+        for replica in role.get("replicas", [])
+        if replica.get("pid") and replica.get("started")
+    ]
+
+
+def keeper_alive(document: dict[str, Any]) -> bool:
+    """Whether the group's keeper still runs."""
+    keeper = document.get("keeper") or {}
+    return bool(keeper) and processes.alive(keeper["pid"], keeper["started"])
+
+
+def remove_group(group_id: str, directory: str, *, same_boot: bool = True) -> int:
+    """Kill what provably belongs to a group without keeper and remove its directory."""
+    killed = 0
+    if same_boot:
+        recorded = recorded_processes(group_document(directory))
+        killed = processes.kill_members(group_id, directory, recorded)
+    processes.remove_tree(directory)
+    return killed
+
+
+def sweep(registry: Registry, *, kept: bool = False) -> list[GroupRow]:
+    """Remove every dead group of the registry; the groups removed.
+
+    Directories of failed runs go when they are `KEEP_FAILED` old, or all of them with `kept`.
+    """
+    removed = []
+    verdicts: dict[tuple[int, str, str, str], bool | None] = {}
+    for row in registry.groups():
+        if row.kept is not None:
+            if not kept and time.time() - row.kept < KEEP_FAILED:
+                continue
+        else:
+            if row.owner not in verdicts:
+                verdicts[row.owner] = row.owner_alive()
+            if verdicts[row.owner] is not False:
+                continue
+            if keeper_alive(group_document(row.directory)):
+                continue  # it is taking the group down at this moment
+        same_boot = row.owner.boot == current_boot()
+        remove_group(row.id, row.directory, same_boot=same_boot)
+        registry.release(row.id)
+        removed.append(row)
+    return removed
+
+
+_YOUNG = 60.0  # seconds: a directory this new may belong to a launch that is under way
+
+
+def remove_strays(registry: Registry) -> list[str]:
+    """Remove group directories that no registry knows (one that was damaged, say) and none keeps.
+
+    The directories removed.
+    """
+    known = {row.directory for row in registry.groups()}
+    removed = []
+    try:
+        entries = list(os.scandir(registry.state_dir / "groups"))
+    except FileNotFoundError:
+        return []
+    for entry in entries:
+        document = group_document(entry.path)
+        young = time.time() - entry.stat(follow_symlinks=False).st_mtime < _YOUNG
+        if entry.path in known or young or keeper_alive(document):
+            continue
+        remove_group(entry.name, entry.path)
+        removed.append(entry.path)
+    return removed

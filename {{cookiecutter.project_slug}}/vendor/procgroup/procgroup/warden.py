@@ -1,0 +1,140 @@
+"""The warden: one process for each launching process; forks a keeper a group and outlives them.
+
+It is small, warm and single-threaded, so that a fork costs a millisecond and carries no locks. It
+is a subreaper too: when a keeper is killed, the keeper's processes become its children, and every
+child of the warden that is not a keeper is such an orphan, and is killed. When the warden itself
+is killed, its keepers see their pipe end and take their groups down.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+
+from procgroup import processes
+from procgroup.keeper import run_keeper
+
+
+class Warden:
+    """The warden's loop. Requests come with the keeper's socket as ancillary data."""
+
+    def __init__(self, launcher: socket.socket, launcher_pid: int) -> None:
+        self._launcher = launcher
+        self._pidfd = processes.open_pidfd(launcher_pid)
+        self._keepers: set[int] = set()
+        # Keepers hold the reading end; the kernel closes the writing end with this process.
+        self._life = os.pipe()
+        self._signals = os.pipe()
+        for descriptor in self._signals:
+            os.set_blocking(descriptor, False)
+        signal.set_wakeup_fd(self._signals[1], warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+
+    def run(self) -> None:
+        """Serve until the launcher and every keeper are gone."""
+        poll = select.poll()
+        poll.register(self._launcher, select.POLLIN)
+        poll.register(self._signals[0], select.POLLIN)
+        if self._pidfd is not None:
+            poll.register(self._pidfd, select.POLLIN)
+        while True:
+            for descriptor, _ in poll.poll():
+                if descriptor == self._signals[0]:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(descriptor, 512)
+                    self._reap()
+                elif descriptor == self._pidfd or not self._serve():
+                    self._close()
+                    return
+
+    def _serve(self) -> bool:
+        """Take one request for a keeper; False at the launcher's end."""
+        size = array.array("i", [0]).itemsize
+        try:
+            data, ancillary, _, _ = self._launcher.recvmsg(1, socket.CMSG_SPACE(size))
+        except OSError:
+            return False
+        if not data:
+            return False
+        descriptors = array.array("i")
+        for level, kind, payload in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                descriptors.frombytes(payload[: len(payload) - len(payload) % size])
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)
+            self._fork(descriptor)
+            os.close(descriptor)
+        return True
+
+    def _fork(self, descriptor: int) -> None:
+        pid = os.fork()
+        if pid:
+            self._keepers.add(pid)
+            return
+        status = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            for each in (*self._signals, self._life[1]):
+                os.close(each)
+            self._launcher.close()
+            run_keeper(socket.socket(fileno=descriptor), self._life[0], self._pidfd)
+            status = 0
+        except BaseException:  # this is a forked child: nothing may return from here
+            import traceback
+
+            traceback.print_exc()
+            with contextlib.suppress(BaseException):
+                processes.kill_descendants()
+        os._exit(status)
+
+    def _reap(self) -> None:
+        lost = False
+        for pid, _ in processes.reap_exited():
+            if pid in self._keepers:
+                self._keepers.discard(pid)
+                lost = True
+        if lost and processes.LINUX:
+            processes.kill_descendants(spare=self._keepers)
+
+    def _close(self) -> None:
+        """The launcher is gone. Keepers know by themselves; detached ones live on."""
+        self._launcher.close()
+        while self._keepers:
+            select.select([self._signals[0]], [], [], 1.0)
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._signals[0], 512)
+            self._reap()
+
+
+def main() -> None:
+    """Entry point of the warden's process: argv is the socket, the launcher's pid, its state."""
+    descriptor, launcher_pid, state_dir = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    os.chdir("/")
+    processes.become_subreaper()
+    launcher = socket.socket(fileno=descriptor)
+    os.set_inheritable(descriptor, False)
+    gc.freeze()  # keepers then share these pages for good
+    warden = Warden(launcher, launcher_pid)
+    warden.run()
+    _clean_up(state_dir)
+
+
+def _clean_up(state_dir: str) -> None:
+    """Leave the registry without the dead launcher's groups, now that nothing runs any more."""
+    from pathlib import Path
+
+    from procgroup.registry import Registry
+    from procgroup.sweep import sweep
+
+    registry = Registry(Path(state_dir))
+    sweep(registry)
+    registry.close()
