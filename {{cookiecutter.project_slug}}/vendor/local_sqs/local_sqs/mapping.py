@@ -152,8 +152,7 @@ class EventSourceMapping:
                 unsent = select.POLLOUT if worker.environment.unsent else 0
                 poller.register(descriptor, select.POLLIN | unsent)
         due = min(timers, default=_FOREVER)
-        # Rounded up: waking a fraction of a millisecond early would only mean to poll again.
-        pause = None if due == _FOREVER else max(0.0, due - time.monotonic()) * 1000 + 0.5
+        pause = None if due == _FOREVER else max(0.0, due - time.monotonic()) * 1000
         for descriptor, events in poller.poll(pause):
             if descriptor == self._wakeup:
                 self._count_signals()
