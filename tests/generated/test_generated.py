@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ..baking import BakedProject, Template, commit_all, described, git, path_without
+from ..baking import BakedProject, Template, described, git, path_without
 
 # Both supervisors on the system's Redis; then a machine that has neither Redis nor runit.
 SYSTEMS = {
@@ -17,19 +17,6 @@ SYSTEMS = {
 }
 NEEDED = {"runit": ["redis-server", "runsv"], "builtin": ["redis-server"], "neither": []}
 ABSENT = ("redis-server", "valkey-server", "runsv", "runsvdir", "sv", "chpst")
-
-
-@pytest.fixture(scope="module", params=["statements", "minimal"])
-def service(
-    request: pytest.FixtureRequest, template: Template, tmp_path_factory: pytest.TempPathFactory
-) -> BakedProject:
-    """One service an example, committed; its environment is made once."""
-    output = tmp_path_factory.mktemp("service")
-    process = template.cookiecutter(output, example=request.param)
-    assert process.returncode == 0, described(process)
-    project = BakedProject(output / "statement-service")
-    commit_all(project.path, "Start from the template")
-    return project
 
 
 def test_lint(service: BakedProject) -> None:

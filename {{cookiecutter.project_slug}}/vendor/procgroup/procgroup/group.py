@@ -37,7 +37,6 @@ _WARDEN_CODE = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); from procgroup.warden import main; main()"
 )
 _SLACK = 5.0  # seconds beyond a keeper's own time limit until it counts as hung
-_TEARDOWN_LIMIT = 3700.0  # more than the longest `stop_timeout` of a blueprint
 
 
 class _WardenHandle:
@@ -367,6 +366,7 @@ class ProcessGroup:
         self.variables: dict[str, Any] = document["variables"]
         self.state_dir = Path(document["state_dir"])
         self.created: float = document["created"]  # seconds since the epoch
+        self._stop_timeout: float = document["stop_timeout"]
         self.hint: str | None = None
         self.failed = False
         """Set to keep the directory (logs, configs) when the group stops."""
@@ -566,7 +566,8 @@ class ProcessGroup:
                 registry.release(self.id)
 
     def _end(self, graceful: bool) -> None:
-        self._call("teardown", _TEARDOWN_LIMIT, graceful=graceful, keep=self.failed)
+        limit = self._stop_timeout + 2 * _SLACK
+        self._call("teardown", limit, graceful=graceful, keep=self.failed)
         self._connection.wait_closed(_SLACK)
 
     def _clear_after_lost_keeper(self) -> None:

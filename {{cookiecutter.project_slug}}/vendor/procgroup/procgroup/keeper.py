@@ -388,17 +388,22 @@ class Keeper:
         now = time.monotonic()
         due: list[float] = []
         before = None
-        while before != (before := [(role.state, role.launched_once) for role in self.roles]):
-            # One role's start may be what another waits for: settle before sleeping.
+        while before != (before := self._snapshot()):
+            # One role's start or end may be what another waits for: settle before sleeping.
+            self._advance_end()
             due = [at for role in self.roles if (at := role.tick(now)) is not None]
-        self._advance_end()
         if self.dirty:
             self._write_document()
         self._answer(now)
+        if self._snapshot() != before:
+            return 0.0  # an answer's condition may have moved a role on, as a restart does
         due += [waiter.deadline for waiter in self._waiters if waiter.deadline is not None]
         if not due:
             return None
         return max(0.0, (min(due) - time.monotonic()) * 1000)
+
+    def _snapshot(self) -> list[tuple[str, bool]]:
+        return [(role.state, role.launched_once) for role in self.roles]
 
     def _answer(self, now: float) -> None:
         waiting = []

@@ -121,7 +121,7 @@ class Builder:
     def build(self, *, detach: bool, timeout: float) -> dict[str, Any]:
         """Write everything; the plan. Raises BlueprintError, or OSError when the disk is full."""
         self.directory.mkdir(parents=True, mode=0o700)
-        roles = [
+        roles: list[dict[str, Any]] = [
             {"name": role.name, "plan": self._replica(role, replica)}
             for role in self.blueprint.roles.values()
             for replica in range(role.replicas)
@@ -138,6 +138,7 @@ class Builder:
             "supervisor": self.supervisor,
             "created": time.time(),
             "owner": None if detach else os.getpid(),
+            "stop_timeout": sum(role.stop_timeout for role in self.blueprint.roles.values()),
             "variables": dict(self.blueprint.variables),
             "roles": {},
         }

@@ -316,7 +316,7 @@ class Registry:
             "SELECT id, name, blueprint, directory, owner_pid, owner_started, boot, namespace,"
             " created, kept FROM groups ORDER BY created"
         )
-        return [GroupRow(*row[:4], Owner(*row[4:8]), row[8], row[9]) for row in rows]
+        return [GroupRow(row[0], row[1], row[2], row[3], Owner(*row[4:8]), row[8], row[9]) for row in rows]
 
     def ports(self, group_id: str) -> list[tuple[int, PortRequest]]:
         """The ports leased to one group."""

@@ -1,0 +1,25 @@
+"""Send a message to the service that `make run` keeps up: $MESSAGE, or a ready-made one."""
+
+import os
+import sys
+
+from local_sqs import Queue
+from procgroup import ProcessGroup
+from procgroup.errors import ProcgroupError
+
+
+def main() -> int:
+    try:
+        group = ProcessGroup.attach("{{ cookiecutter.project_slug }}")
+    except ProcgroupError as error:
+        print(f"{error}\nStart the service first, in another terminal: make run", file=sys.stderr)
+        return 1
+    body = os.environ.get("MESSAGE") or group.variables["example_message"]
+    with Queue.open(f"redis://{group['queue'].address}/{group.variables['queue_name']}") as queue:
+        message_id = queue.send(body)
+    print(f"sent {body}\nas message {message_id}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
