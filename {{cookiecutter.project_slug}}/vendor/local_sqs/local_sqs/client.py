@@ -31,6 +31,8 @@ class _Loading(OSError):
     """Redis is up but still reading its data: as good as away."""
 
 
+_LOOKING = 0.0002  # seconds
+
 _SCRIPTS = os.path.join(os.path.dirname(__file__), "lua")
 
 
@@ -223,12 +225,25 @@ class Client:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         return connection
 
+    def _receive(self, connection: socket.socket) -> bytes:
+        # A sleeping processor takes longer to wake than most commands take: look for a moment, and
+        # leave the processor to whoever else wants it meanwhile, before going to sleep.
+        give_up = time.perf_counter() + _LOOKING
+        while True:
+            try:
+                return connection.recv(65536, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                if time.perf_counter() > give_up:
+                    break
+                os.sched_yield()
+        try:
+            return connection.recv(65536)
+        except BlockingIOError:
+            raise TimeoutError(f"no answer within {self.timeout:g} s") from None
+
     def _read(self, connection: socket.socket) -> Any:
         while (reply := self._reader.gets()) is False:
-            try:
-                data = connection.recv(65536)
-            except BlockingIOError:
-                raise TimeoutError(f"no answer within {self.timeout:g} s") from None
+            data = self._receive(connection)
             if not data:
                 raise ConnectionResetError("connection closed by Redis")
             self._reader.feed(data)

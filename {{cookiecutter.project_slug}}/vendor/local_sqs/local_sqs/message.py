@@ -59,37 +59,60 @@ class Stats(msgspec.Struct, frozen=True):
     oldest_age_seconds: float
 
 
-_decode_attributes = msgspec.json.Decoder(dict[str, MessageAttribute]).decode
+class Details(msgspec.Struct, omit_defaults=True):
+    """What few messages have, as it travels to and from Redis (`<name>:details` in `lua/queue.lua`)."""
+
+    attributes: dict[str, MessageAttribute] = {}
+    group_id: str | None = None
+    deduplication_id: str | None = None
+    dead_letter_source: str | None = None
+
+
+_decode_details = msgspec.json.Decoder(Details).decode
+_NO_DETAILS = Details()
+
+ID_BYTES = 16  # of randomness for an id
+
+
+def id_from(digits: str) -> str:
+    """A UUID, version 4, from 32 random hexadecimal digits."""
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
 
 
 def new_id() -> str:
     """A random UUID, version 4."""
-    digits = os.urandom(16).hex()
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
+    return id_from(os.urandom(ID_BYTES).hex())
 
 
-def _text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode("utf-8", "backslashreplace")
+def new_ids(number: int) -> list[str]:
+    """Random UUIDs, for one system call."""
+    digits = os.urandom(ID_BYTES * number).hex()
+    return [id_from(digits[at : at + 32]) for at in range(0, 32 * number, 32)]
 
 
-def from_reply(fields: Sequence[Any], seed: str) -> Message:
-    """A message from the fields in which `receive.lua` and `peek.lua` answer; `seed`: of the RECEIVE,
-    empty for a message that was only looked at.
+def from_columns(columns: Sequence[Sequence[Any]], seed: str) -> list[Message]:
+    """The messages that `receive.lua` and `peek.lua` answer with, a list for each field; `seed`: of the
+    RECEIVE, empty for messages that were only looked at.
 
     A body that is not UTF-8 (anybody may push bytes) shows the offending bytes as `\\xNN`: it reaches
     the handler, which can park it, rather than stopping the queue.
     """
-    body, sent, count, first, attributes, group, deduplication, source, identifier = fields
-    id_ = identifier.decode()
-    return Message(
-        id_,
-        f"{id_}.{seed}" if seed else "",
-        body.decode("utf-8", "backslashreplace"),
-        int(sent),
-        int(first or 0),
-        int(count or 0),
-        _decode_attributes(attributes.decode("utf-8", "replace")) if attributes else {},
-        _text(group),
-        _text(deduplication),
-        _text(source),
-    )
+    messages = []
+    for identifier, body, sent, count, first, packed in zip(*columns, strict=True):
+        id_ = identifier.decode()
+        details = _decode_details(packed.decode("utf-8", "replace")) if packed else _NO_DETAILS
+        messages.append(
+            Message(
+                id_,
+                f"{id_}.{seed}" if seed else "",
+                body.decode("utf-8", "backslashreplace"),
+                int(sent),
+                int(first),
+                count,
+                details.attributes if packed else {},
+                details.group_id,
+                details.deduplication_id,
+                details.dead_letter_source,
+            )
+        )
+    return messages

@@ -13,16 +13,26 @@ import msgspec
 
 from . import limits
 from .client import Argument, Client, ConnectionLost, Script, split_url
-from .message import Entry, Failed, Message, MessageAttribute, Stats, from_reply, new_id
+from .message import (
+    Details,
+    Entry,
+    Failed,
+    Message,
+    MessageAttribute,
+    Stats,
+    from_columns,
+    new_id,
+    new_ids,
+)
 from .waiter import Waiter
 
 _CREATE = Script("create", "queue")
 _SEND = Script("send", "clock", "queue")
-_RECEIVE = Script("receive", "clock", "queue")
+_RECEIVE = Script("receive", "clock", "queue", "settle")
 _DELETE = Script("delete", "queue")
 _CHANGE_VISIBILITY = Script("change_visibility", "clock", "queue")
-_STATS = Script("stats", "clock", "queue")
-_PEEK = Script("peek", "clock", "queue")
+_STATS = Script("stats", "clock", "queue", "settle")
+_PEEK = Script("peek", "clock", "queue", "settle")
 _PURGE = Script("purge", "queue")
 
 
@@ -134,7 +144,8 @@ class Queue:
         ids: list[str | None] = []
         failed: list[Failed] = []
         arguments: list[Argument] = []
-        for index, entry in enumerate(batch):
+        new = new_ids(len(batch))
+        for index, (entry, identifier) in enumerate(zip(batch, new, strict=True)):
             attributes = limits.attributes_of(entry)
             try:
                 total += limits.check(entry, attributes)
@@ -143,7 +154,6 @@ class Queue:
                 ids.append(None)
                 failed.append(Failed(index, refusal.code, str(refusal)))
                 continue
-            identifier = new_id()
             ids.append(identifier)
             arguments += _arguments(identifier, entry, attributes)
         if total > limits.MAXIMUM_MESSAGE_BYTES:
@@ -190,9 +200,9 @@ class Queue:
         calls: list[tuple[Script, str, tuple[Argument, ...]]] = [(_RECEIVE, self.name, arguments)]
         if receipts := tuple(done):
             calls.insert(0, (_DELETE, self.name, _halves(receipts)))
-        *deleted, (wait, left, taken) = self.client.run_all(*calls)
+        *deleted, (wait, left, *taken) = self.client.run_all(*calls)
         return Received(
-            [from_reply(fields, seed) for fields in taken],
+            from_columns(taken, seed),
             left,
             max(wait, 0) / 1000,
             [answer == 1 for answer in deleted[0]] if deleted else [],
@@ -227,7 +237,7 @@ class Queue:
     def peek(self, n: int = 10) -> list[Message]:
         """The next `n` messages, delayed ones last, without receiving them (SQS cannot do this)."""
         reply = self.client.run(_PEEK, self.name, n, urandom(12).hex())
-        return [from_reply(fields, "") for fields in reply]
+        return from_columns(reply, "")
 
     def purge(self) -> int:
         """Remove every message; gives how many there were."""
@@ -255,11 +265,10 @@ def _between(name: str, value: float, low: float, high: float) -> None:
 def _arguments(
     identifier: str, entry: Entry, attributes: dict[str, MessageAttribute]
 ) -> tuple[Argument, ...]:
-    return (
-        identifier,
-        entry.body,
-        "" if entry.delay is None else _milliseconds(entry.delay),
-        msgspec.json.encode(attributes) if attributes else "",
-        entry.group_id or "",
-        entry.deduplication_id or "",
-    )
+    details: Argument = ""
+    if attributes or entry.group_id or entry.deduplication_id:
+        details = msgspec.json.encode(
+            Details(attributes, entry.group_id or None, entry.deduplication_id or None)
+        )
+    delay = "" if entry.delay is None else _milliseconds(entry.delay)
+    return identifier, entry.body, delay, details

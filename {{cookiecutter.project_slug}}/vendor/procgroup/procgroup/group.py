@@ -558,12 +558,12 @@ class ProcessGroup:
             self._stopped = True
             _open_groups.discard(self)
             self._connection.close()
-        with _lock:
-            registry = _registry(self.state_dir)
-            if self.failed and self.directory.exists():
-                registry.keep(self.id)
-            else:
-                registry.release(self.id)
+            with _lock:
+                registry = _registry(self.state_dir)
+                if self.failed and self.directory.exists():
+                    registry.keep(self.id)
+                else:
+                    registry.release(self.id)
 
     def _end(self, graceful: bool) -> None:
         limit = self._stop_timeout + 2 * _SLACK

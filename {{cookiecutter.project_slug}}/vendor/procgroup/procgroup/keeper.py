@@ -23,7 +23,7 @@ import traceback
 from procgroup import processes
 from procgroup.channel import Channel
 from procgroup.readiness import NotifyProbe, Probe, probe_for
-from procgroup.supervisors import Builtin, Runit, Supervisor, exit_text
+from procgroup.supervisors import KEEPER_SIGNALS, Builtin, Runit, Supervisor, exit_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -304,7 +304,7 @@ class Keeper:
         os.set_blocking(reader, False)
         os.set_blocking(writer, False)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in KEEPER_SIGNALS:
             signal.signal(number, lambda *_: None)
         self._signals = reader
         self.watch(reader, self._on_signals)

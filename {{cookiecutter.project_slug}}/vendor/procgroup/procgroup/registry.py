@@ -268,7 +268,10 @@ class Registry:
         leased = {row[0] for row in database.execute("SELECT port FROM ports")}
         cursor = database.execute("SELECT next_port FROM cursor").fetchone()[0]
         if not first <= cursor <= last:
-            cursor = first
+            # Each registry begins somewhere else: those of other users (and of test runs with a
+            # state directory of their own) are then unlikely to reach for the same port in the
+            # moment between the bind check and the server's own bind.
+            cursor = first + int.from_bytes(os.urandom(4), "big") % size
         found: list[int] = []
         busy = 0
         for step in range(size):
@@ -316,7 +319,10 @@ class Registry:
             "SELECT id, name, blueprint, directory, owner_pid, owner_started, boot, namespace,"
             " created, kept FROM groups ORDER BY created"
         )
-        return [GroupRow(row[0], row[1], row[2], row[3], Owner(*row[4:8]), row[8], row[9]) for row in rows]
+        return [
+            GroupRow(row[0], row[1], row[2], row[3], Owner(*row[4:8]), row[8], row[9])
+            for row in rows
+        ]
 
     def ports(self, group_id: str) -> list[tuple[int, PortRequest]]:
         """The ports leased to one group."""

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
+# The signals that a keeper handles.
+KEEPER_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 # runsv sleeps a second when its service ended within a second of its start.
 _RUNSV_SLEEP = 1.1
 
@@ -43,8 +46,12 @@ def fork_exec(
 
     A program that cannot be run says so in the log and exits with 127, as under a shell.
     """
+    # A signal that reached the child before its exec would run the keeper's handlers there, and be
+    # lost: it waits until the child has handlers of its own.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     pid = os.fork()
     if pid:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return pid
     try:
         _exec(argv, environment, directory, log, pipe)
@@ -67,11 +74,12 @@ def _exec(
             os.set_inheritable(pipe, True)
         else:
             os.dup2(pipe, 3)
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these, and exec keeps that
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     os.chdir(directory)
     processes.die_with_parent()
+    # The keeper's handlers, and those that Python ignores, which exec would keep.
+    for number in (*KEEPER_SIGNALS, signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     os.execve(argv[0], argv, environment)
 
 

@@ -5,15 +5,16 @@
 -- in flight (SQS: MessageNotInflight).
 
 local id, seed = ARGV[1], ARGV[2]
-if redis.call('HGET', message_key(id), 'receipt') ~= seed then
+local _, _, newest = read_received(redis.call('HGET', received, id))
+if newest ~= seed then
   return 0
 end
-local time = now()
+local time = now() * 1000
 local deadline = tonumber(redis.call('ZSCORE', in_flight, id))
 if not deadline or deadline <= time then
   return 0
 end
-local changed = time + tonumber(ARGV[3])
+local changed = time + tonumber(ARGV[3]) * 1000
 redis.call('ZADD', in_flight, changed, id)
 if changed < deadline then
   wake(inbox) -- sleepers count on the old deadline

@@ -3,21 +3,22 @@
 -- Invariant: only the newest receipt handle of a message deletes it. Who held the message before its
 -- visibility timeout ended, and lost it to another receiver, deletes nothing.
 
-local answers, ids = {}, {}
-for index = 1, #ARGV, 2 do
-  local id, seed = ARGV[index], ARGV[index + 1]
-  if redis.call('HGET', message_key(id), 'receipt') == seed then
-    ids[#ids + 1] = id
-    answers[#answers + 1] = 1
-  else
-    answers[#answers + 1] = 0
+local answers = {}
+for start = 1, #ARGV, 2 * CHUNK do
+  local asked, found = {}, {}
+  for index = start, math.min(start + 2 * CHUNK, #ARGV) - 1, 2 do
+    asked[#asked + 1] = ARGV[index]
   end
-end
-for first = 1, #ids, 1000 do
-  local some = {}
-  for index = first, math.min(first + 999, #ids) do
-    some[#some + 1] = ids[index]
+  local entries = redis.call('HMGET', received, unpack(asked))
+  for index, id in ipairs(asked) do
+    local _, _, seed = read_received(entries[index])
+    if seed and seed == ARGV[start + 2 * index - 1] then
+      found[#found + 1] = id
+      answers[#answers + 1] = 1
+    else
+      answers[#answers + 1] = 0
+    end
   end
-  remove(some)
+  remove(found)
 end
 return answers

@@ -2,15 +2,11 @@
 --
 -- Invariant: the attributes stay.
 
-local ids = redis.call('ZRANGE', sent, 0, -1)
-local inbox_length = 0
+local removed = redis.call('ZCARD', sent)
 for _, text in ipairs(redis.call('LRANGE', inbox, 0, -1)) do
   if text ~= '' then
-    inbox_length = inbox_length + 1
+    removed = removed + 1
   end
 end
-for _, id in ipairs(ids) do
-  redis.call('DEL', message_key(id))
-end
-redis.call('DEL', inbox, ready, in_flight, sent)
-return #ids + inbox_length
+redis.call('DEL', inbox, body, details, received, ready, in_flight, sent)
+return removed

@@ -6,7 +6,7 @@
 local time, rest = now()
 settle(10000, ARGV[1], time, rest, queue_settings())
 wake_if_ready(time)
-local visible = redis.call('ZCOUNT', ready, '-inf', time)
+local visible = redis.call('ZCOUNT', ready, '-inf', time * 1000)
 local all = redis.call('ZCARD', ready)
 local oldest = redis.call('ZRANGE', sent, 0, 0, 'WITHSCORES')
 return { visible, redis.call('ZCARD', in_flight), all - visible, oldest[2] and time - tonumber(oldest[2]) or 0 }

@@ -1,0 +1,253 @@
+"""What the tests of procgroup share: a state directory that must be empty of everything at the end,
+both supervisors, and small programs to run as roles."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from procgroup import ProcessGroup
+from procgroup.registry import Registry
+
+HERE = Path(__file__).parent
+BLUEPRINTS = HERE / "blueprints"
+PROGRAMS = HERE / "programs"
+PACKAGE = Path(sys.modules["procgroup"].__file__ or "").parent.parent
+
+
+def wait_until(condition: Callable[[], Any], what: str, timeout: float = 10.0) -> Any:
+    """The first true value of `condition`, looked for every millisecond."""
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
+        time.sleep(0.001)
+    return value
+
+
+def alive(pid: int) -> bool:
+    """Whether a process of that number runs (a zombie does not)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def processes_of(state: Path) -> dict[int, str]:
+    """Every live process that has to do with a state directory: by its environment, command line,
+    working directory or output. Found without any help of the code under test."""
+    wanted = os.fsencode(state)
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid() or not alive(int(entry.name)):
+            continue
+        facts = []
+        for name in ("cmdline", "environ"):
+            try:
+                facts.append((entry / name).read_bytes())
+            except OSError:
+                continue
+        for name in ("cwd", "fd/1", "fd/2"):
+            try:
+                facts.append(os.fsencode(os.readlink(entry / name)))
+            except OSError:
+                continue
+        if any(wanted in fact for fact in facts):
+            command = facts[0].replace(b"\0", b" ").decode(errors="replace") if facts else "?"
+            found[int(entry.name)] = command
+    return found
+
+
+def free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+class State:
+    """A state directory of a test's own, and the question what is left in it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def leftovers(self) -> dict[str, Any]:
+        """Processes but for this process's warden, group directories and registry rows."""
+        own = os.getpid()
+        running = {}
+        for pid, command in processes_of(self.directory).items():
+            try:
+                parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            if "warden" in command and parent == own:
+                continue
+            running[pid] = command
+        groups = self.directory / "groups"
+        directories = sorted(path.name for path in groups.iterdir()) if groups.exists() else []
+        rows: list[Any] = []
+        ports: list[Any] = []
+        if (self.directory / "registry.sqlite3").exists():
+            registry = Registry(self.directory)
+            rows = registry.groups()
+            ports = [registry.ports(row.id) for row in rows]
+            registry.close()
+        found = {"processes": running, "directories": directories, "rows": rows, "ports": ports}
+        return {name: value for name, value in found.items() if value}
+
+    def expect_nothing_left(self, timeout: float = 5.0) -> None:
+        deadline = time.monotonic() + timeout
+        while (left := self.leftovers()) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert left == {}
+
+    def expect_no_process(self, timeout: float = 0.5) -> None:
+        """Half a second is what the project promises where the kernel allows it."""
+        deadline = time.monotonic() + timeout
+        while (left := self.leftovers().get("processes", {})) and time.monotonic() < deadline:
+            time.sleep(0.002)
+        assert left == {}
+
+
+@pytest.fixture(scope="session")
+def shared_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One state directory for most tests, so that most share a warden."""
+    return tmp_path_factory.mktemp("shared") / "state"
+
+
+@pytest.fixture
+def state(shared_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[State]:
+    """The state directory, in which, when the test ends, nothing may be left."""
+    yield from checked_state(shared_directory, monkeypatch)
+
+
+@pytest.fixture
+def fresh_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[State]:
+    """A state directory of the test's own, not yet made, with the same check."""
+    yield from checked_state(tmp_path / "state", monkeypatch)
+
+
+def checked_state(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[State]:
+    monkeypatch.setenv("PROCGROUP_STATE_DIR", str(directory))
+    monkeypatch.setenv("PROCGROUP_TEST_PATH", str(PACKAGE))
+    monkeypatch.delenv("PROCGROUP_SUPERVISOR", raising=False)
+    found = State(directory)
+    yield found
+    found.expect_nothing_left()
+    log = directory / "warden.log"
+    assert not log.exists() or log.read_text() == "", "the warden or a keeper complained"
+
+
+RUNIT_MISSING = shutil.which("runsv") is None or shutil.which("chpst") is None
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(
+            "runit", marks=pytest.mark.skipif(RUNIT_MISSING, reason="runit is not installed")
+        ),
+        "builtin",
+    ]
+)
+def supervisor(request: pytest.FixtureRequest) -> str:
+    """Each behavioural test runs under both supervisors."""
+    return str(request.param)
+
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Write files below the test's directory and return the first one's path."""
+
+    def write_files(text: str, name: str = "group.yaml", **others: str) -> Path:
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        for other, content in others.items():
+            (tmp_path / other.replace("__", ".")).write_text(content, encoding="utf-8")
+        return path
+
+    return write_files
+
+
+Launch = Callable[..., ProcessGroup]
+
+
+@pytest.fixture
+def launch(state: State, supervisor: str) -> Iterator[Launch]:
+    """Launch groups under the supervisor of this run; they stop with the test."""
+    launched: list[ProcessGroup] = []
+
+    def launch_group(blueprint: Path, **arguments: Any) -> ProcessGroup:
+        group = ProcessGroup.launch(blueprint, supervisor=supervisor, **arguments)
+        launched.append(group)
+        return group
+
+    yield launch_group
+    for group in launched:
+        group.close()
+
+
+class Launcher:
+    """A process of its own that launches a group and waits: something to kill."""
+
+    def __init__(self, blueprint: Path, supervisor: str, **variables: Any) -> None:
+        environment = os.environ | {"PYTHONPATH": str(PACKAGE)}
+        self.process = subprocess.Popen(
+            [
+                sys.executable,
+                str(PROGRAMS / "launcher.py"),
+                str(blueprint),
+                supervisor,
+                json.dumps(variables),
+            ],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, "the launcher died"
+        self.facts: dict[str, Any] = json.loads(line)
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        self.process.send_signal(number)
+        self.process.wait(10)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+
+@pytest.fixture
+def launcher(state: State, supervisor: str) -> Iterator[Callable[..., Launcher]]:
+    started: list[Launcher] = []
+
+    def start(blueprint: Path, **variables: Any) -> Launcher:
+        one = Launcher(blueprint, supervisor, **variables)
+        started.append(one)
+        return one
+
+    yield start
+    for one in started:
+        one.close()
+
+
+def sweep_now(state: State) -> None:
+    """What any later launch does first."""
+    from procgroup.sweep import sweep
+
+    registry = Registry(state.directory)
+    sweep(registry)
+    registry.close()

