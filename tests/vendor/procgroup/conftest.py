@@ -46,24 +46,25 @@ def processes_of(state: Path) -> dict[int, str]:
     """Every live process that has to do with a state directory: by its environment, command line,
     working directory or output. Found without any help of the code under test."""
     wanted = os.fsencode(state)
-    found = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid() or not alive(int(entry.name)):
+    found: dict[int, str] = {}
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == os.getpid():
             continue
-        facts = []
-        for name in ("cmdline", "environ"):
-            try:
-                facts.append((entry / name).read_bytes())
-            except OSError:
+        command, facts = b"", []
+        try:
+            with open(f"/proc/{name}/cmdline", "rb") as file:
+                command = file.read()
+            if not command:  # of the kernel, or a zombie
                 continue
-        for name in ("cwd", "fd/1", "fd/2"):
-            try:
-                facts.append(os.fsencode(os.readlink(entry / name)))
-            except OSError:
+            with open(f"/proc/{name}/environ", "rb") as file:
+                facts += [command, file.read()]
+            for link in ("cwd", "fd/1", "fd/2"):
+                facts.append(os.fsencode(os.readlink(f"/proc/{name}/{link}")))
+        except OSError:  # it has just ended, or has closed its output
+            if not alive(int(name)):
                 continue
         if any(wanted in fact for fact in facts):
-            command = facts[0].replace(b"\0", b" ").decode(errors="replace") if facts else "?"
-            found[int(entry.name)] = command
+            found[int(name)] = command.replace(b"\0", b" ").decode(errors="replace")
     return found
 
 

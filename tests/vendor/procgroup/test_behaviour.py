@@ -137,9 +137,9 @@ def test_a_role_discovers_the_others_as_its_first_act(launch: Launch, write: Wri
         "  a:\n    python: seeker\n    ports: [p]\n"
         "    environment:\n"
         "      PYTHONPATH: '{{ environment.PROCGROUP_TEST_PATH }}:{{ blueprint.directory }}'\n"
-        "    ready: {log: found}\n",
+        "    ready: {log: 'found .*[.]$'}\n",
         seeker__py="from procgroup import discover\nimport time\n"
-        "print('found', discover().roles['a'].address, flush=True)\ntime.sleep(1000)\n",
+        "print(f\"found {discover().roles['a'].address}.\", flush=True)\ntime.sleep(1000)\n",
     )
     group = launch(path)
     assert f"found {group['a'].address}" in group["a"].log()
@@ -488,7 +488,7 @@ def test_launching_from_several_threads(launch: Launch, state: State) -> None:
 
 def test_graceful_stop_ends_dependents_first(launch: Launch, write: Write, tmp_path: Path) -> None:
     script = (
-        "trap 'echo {} >>%s/order; exit' TERM; echo up; while :; do sleep 0.01; done" % tmp_path
+        f"trap 'echo {{}} >>{tmp_path}/order; exit' TERM; echo up; while :; do sleep 0.01; done"
     )
     path = write(
         "name: x\nroles:\n"

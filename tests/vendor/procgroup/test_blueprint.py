@@ -219,7 +219,7 @@ def test_mistakes_are_named(write: Write, text: str, message: str) -> None:
 def test_mistakes_in_overrides_are_told_apart(write: Write) -> None:
     with pytest.raises(BlueprintError, match=r"\(override\): roles.web.replicas: expected a whole"):
         load(write(FULL), overrides={"roles": {"web": {"replicas": 1.5}}})
-    with pytest.raises(BlueprintError, match="no variable 'workrs'.*declared: workers, patience"):
+    with pytest.raises(BlueprintError, match=r"no variable 'workrs'.*declared: workers, patience"):
         load(write(FULL), variables={"workrs": 1})
 
 

@@ -35,9 +35,9 @@ def procgroup(*arguments: object, status: int = 0, timeout: float = 30) -> str:
 
 
 @pytest.fixture
-def detached(state: State, supervisor: str) -> Iterator[ProcessGroup]:
+def detached(state: State) -> Iterator[ProcessGroup]:
     """A group started by `up --detach`."""
-    procgroup("up", PAIR, "--detach", "--supervisor", supervisor)
+    procgroup("up", PAIR, "--detach")
     group = ProcessGroup.attach("pair")
     yield group
     group.stop()
@@ -73,11 +73,11 @@ def test_up_in_the_foreground_until_ctrl_c(state: State, supervisor: str, write:
     state.expect_nothing_left()
 
 
-def test_ctrl_c_twice(state: State, supervisor: str) -> None:
+def test_ctrl_c_twice(state: State) -> None:
     """The first asks a stubborn role politely, the second does not."""
     process = subprocess.Popen(
         [sys.executable, "-m", "procgroup", "up", str(BLUEPRINTS / "family.yaml"),
-         "--supervisor", supervisor, "--set", "mood=stubborn", "--set", "stop_timeout=60"],
+         "--set", "mood=stubborn", "--set", "stop_timeout=60"],
         env=os.environ | {"PYTHONPATH": str(PACKAGE)},
         stdout=subprocess.PIPE,
         text=True,

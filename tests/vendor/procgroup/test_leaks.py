@@ -185,9 +185,7 @@ def test_exception_while_rendering_leaves_nothing(
     state.expect_nothing_left()
 
 
-def test_a_forked_child_does_not_keep_the_group_alive(
-    launcher: StartLauncher, state: State
-) -> None:
+def test_a_forked_child_does_not_keep_the_group_alive(fresh_state: State) -> None:
     """The launcher forks without exec, as multiprocessing does, and is killed."""
     code = (
         "import os, sys, signal; from procgroup import ProcessGroup\n"
@@ -208,7 +206,9 @@ def test_a_forked_child_does_not_keep_the_group_alive(
         process.kill()
         process.wait()
         wait_until(
-            lambda: set(processes_of(state.directory)) <= {child}, "the group is gone", timeout=1
+            lambda: set(processes_of(fresh_state.directory)) <= {child},
+            "the group is gone",
+            timeout=1,
         )
         assert alive(child)
     finally:

@@ -102,15 +102,15 @@ def test_bad_marker(run_pytest: RunPytest) -> None:
 def test_under_xdist(run_pytest: RunPytest, fresh_state: State) -> None:
     result = run_pytest(
         "import pytest\n"
-        "@pytest.mark.parametrize('n', range(8))\n"
+        "@pytest.mark.parametrize('n', range(4))\n"
         "def test_group(group, n):\n"
         "    group['worker'].restart()\n"
         "    assert f'port {group[\"queue\"].port}' in"
         " group['queue'].configs['redis.conf'].read_text()\n",
         "-n",
-        "3",
+        "2",
     )
-    assert "8 passed" in result.stdout, result.stdout
+    assert "4 passed" in result.stdout, result.stdout
     fresh_state.expect_nothing_left()
 
 

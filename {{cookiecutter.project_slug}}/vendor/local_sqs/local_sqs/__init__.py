@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from . import lean_import  # noqa: F401  before whatever imports msgspec
 from .client import Client, ConnectionLost, RedisError
 from .clock import advance_clock, read_clock
 from .ledger import RedisLedger

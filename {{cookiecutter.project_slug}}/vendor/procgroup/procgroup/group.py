@@ -290,7 +290,7 @@ class Role(RoleInfo):
         self._control("kill", timeout)
 
     def pause(self) -> None:
-        """SIGSTOP the whole process group, until `resume`."""
+        """SIGSTOP the whole process group, until `resume`; returns when the main process stands."""
         self._control("pause", 10.0)
 
     def resume(self) -> None:

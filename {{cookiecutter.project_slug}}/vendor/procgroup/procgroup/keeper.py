@@ -100,8 +100,10 @@ class KeptRole:
             processes.send(self.pid, signal.SIGKILL)
 
     def pause(self) -> None:
-        """SIGSTOP the whole process group."""
+        """SIGSTOP the whole process group; returns when the main process has stopped."""
         self._signal_tree(signal.SIGSTOP)
+        if self.pid is not None:
+            processes.wait_stopped(self.pid, 0.1)
         if self.state in ("starting", "ready"):
             self._become("paused")
 

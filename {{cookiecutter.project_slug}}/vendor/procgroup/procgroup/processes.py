@@ -194,6 +194,16 @@ def send_group(group: int, number: int) -> bool:
     return True
 
 
+def wait_stopped(pid: int, limit: float) -> None:
+    """Wait until a process that was sent SIGSTOP has stopped (Linux), for `limit` seconds."""
+    deadline = time.monotonic() + limit
+    while LINUX and time.monotonic() < deadline:
+        fields = _stat(pid)
+        if fields is None or fields[0] in "TtZX":
+            return
+        time.sleep(0.0002)
+
+
 def environment_of(pid: int) -> dict[bytes, bytes]:
     """What /proc still shows of a process's initial environment (Linux).
 
