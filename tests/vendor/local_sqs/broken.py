@@ -6,4 +6,4 @@ from pathlib import Path
 if not (Path(os.environ["DELIVERIES"]).parent / "fixed").exists():
     raise RuntimeError("the import is broken")
 
-from handlers import work  # noqa: F401
+from handlers import work  # type: ignore[import-not-found]  # noqa: F401

@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import local_sqs
 import pytest
 from local_sqs import Client, Queue
 
 HERE = Path(__file__).parent
-VENDOR = Path(sys.modules["local_sqs"].__file__).parents[1]
+VENDOR = Path(local_sqs.__file__).parents[1]
 
 
 def wait_until(condition: Callable[[], Any], what: str = "condition", seconds: float = 10.0) -> Any:

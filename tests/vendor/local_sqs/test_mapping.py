@@ -22,7 +22,7 @@ def _alive(pid):
 
 def _batches(mapping):
     """Bodies by invocation, in order."""
-    batches = {}
+    batches: dict[str, list[str]] = {}
     for delivery in mapping.deliveries():
         batches.setdefault(delivery["request"], []).append(delivery["body"])
     return list(batches.values())

@@ -402,6 +402,14 @@ def test_more_than_a_thousand_messages_at_once(queue, client):
     assert client.execute("KEYS", "work:*") == [b"work:attributes"]
 
 
+def test_messages_keep_their_order_however_many_are_adopted_at_once(queue, client):
+    client.execute("RPUSH", "work", *map(str, range(2500)))
+    assert queue.stats().ready == 2500
+    queue.send("last")
+    bodies = [message.body for _ in range(251) for message in queue.receive()]
+    assert bodies == [*map(str, range(2500)), "last"]
+
+
 def test_a_body_deleted_by_hand_does_not_stop_the_queue(queue, client):
     gone = queue.send("a")
     queue.send("b")
@@ -495,7 +503,7 @@ def test_an_empty_wait_ends_in_time(queue):
 
 
 def test_two_receivers_share_without_overlap(server, queue, client, wait_until):
-    taken = []
+    taken: list[str] = []
 
     def receive():
         with Queue(Client(port=server.port), "work") as mine:
@@ -542,6 +550,20 @@ def test_a_server_that_is_away_is_waited_for_and_then_reported(durable_server):
     with pytest.raises(ConnectionLost, match=f"Redis at 127.0.0.1:{durable_server.port}"):
         queue.send("c")
     queue.close()
+
+
+def test_an_answer_that_takes_its_time_is_waited_for(client):
+    assert client.execute("BLPOP", "nothing", 0.05) is None
+    assert client.execute("PING") == b"PONG"
+
+
+def test_an_answer_that_does_not_come_is_reported(server):
+    with Client(port=server.port, retry_for=0, timeout=0.05) as impatient:
+        started = time.monotonic()
+        with pytest.raises(ConnectionLost, match="no answer within 0.05 s"):
+            impatient.execute("BLPOP", "nothing", 20)
+        assert 0.05 <= time.monotonic() - started < 1
+        assert impatient.execute("PING") == b"PONG"
 
 
 def test_open_takes_the_name_from_the_address(server, queue):

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import local_sqs
 from local_sqs import Queue, advance_clock, load_settings
@@ -17,7 +18,7 @@ def _block(language):
 
 def test_the_queue_example(server, client):
     example = _block("python").replace(":6379/", f":{server.port}/").replace("wait=20", "wait=0")
-    names = {}
+    names: dict[str, Any] = {}
     exec(example, names)
     advance_clock(client, 10)
     (message,) = names["queue"].receive()

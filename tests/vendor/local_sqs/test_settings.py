@@ -2,11 +2,12 @@
 
 import copy
 import json
+from typing import Any
 
 import pytest
 from local_sqs import SettingsError, load_settings
 
-GOOD = {
+GOOD: dict[str, Any] = {
     "redis": {"host": "127.0.0.1", "port": 7001},
     "queue": {
         "name": "statements",

@@ -54,7 +54,7 @@ def test_up_in_the_foreground_until_ctrl_c(state: State, supervisor: str, write:
         text=True,
     )
     assert process.stdout is not None
-    lines = []
+    lines: list[str] = []
     while not lines or "ctrl-C" not in lines[-1]:
         lines.append(process.stdout.readline())
         assert lines[-1], "it ended early"
