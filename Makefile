@@ -56,7 +56,7 @@ format: setup ## Format, and mend what can be mended
 
 bench: setup ## Measure against floors and peers; prints a table
 	@$(UV) pip install --quiet --python $(PYTHON) --group bench
-	@$(PYTHON) -m benchmarks
+	@$(PYTHON) -m benchmarks $(ARGS)
 
 lock: ## Write requirements-dev.txt anew from pyproject.toml
 	@$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \

