@@ -23,7 +23,7 @@ def main(port: int, directory: str) -> None:
     connection, reader = connected(port), hiredis.Reader()
     notify_ready()
     while True:
-        connection.sendall(hiredis.pack_command(("BLPOP", "greetings", 0)))
+        connection.sendall(b"*3\r\n$5\r\nBLPOP\r\n$9\r\ngreetings\r\n$1\r\n0\r\n")
         while (reply := reader.gets()) is False:
             reader.feed(connection.recv(65536))
         greeting = json.loads(reply[1])

@@ -33,9 +33,11 @@ def main(blueprint: Path, supervisor: str, server: str) -> None:
         try:
             with Client.from_url(f"redis://{group['queue'].address}") as redis:
                 redis.execute("RPUSH", "greetings", body(greeting))
-            places = (group.directory / f"{greeting}.txt",)
-            places += (group.directory / "documents" / f"{greeting}.txt",)
-            until(lambda: any(map(Path.exists, places)) or None, "the greeting is written down")
+            places = [group.directory, group.directory / "documents"]
+            until(
+                lambda: any((place / f"{greeting}.txt").exists() for place in places) or None,
+                "the greeting is written down",
+            )
             processed = time.perf_counter()
             pids = [role.pid for role in (group["queue"], group["worker"])]
             pids += group["worker"].children()

@@ -31,7 +31,9 @@ class _Loading(OSError):
     """Redis is up but still reading its data: as good as away."""
 
 
-_LOOKING = 0.0002  # seconds
+_LOOKING = 0.0002
+"""For how many seconds an answer is looked for before the client sleeps until it comes: longer than nearly
+every command of the queue takes."""
 
 _SCRIPTS = os.path.join(os.path.dirname(__file__), "lua")
 
@@ -226,8 +228,8 @@ class Client:
         return connection
 
     def _receive(self, connection: socket.socket) -> bytes:
-        # A sleeping processor takes longer to wake than most commands take: look for a moment, and
-        # leave the processor to whoever else wants it meanwhile, before going to sleep.
+        # To put a processor to sleep and wake it again takes longer than most commands take, most of all
+        # in a virtual machine: look for a moment, leaving the processor to whoever wants it meanwhile.
         give_up = time.perf_counter() + _LOOKING
         while True:
             try:
