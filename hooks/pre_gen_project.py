@@ -140,7 +140,7 @@ def parents_made_for(project: Path, output: Path) -> list[Path]:
     for parent in project.parents:
         if parent == output or output.is_relative_to(parent):
             break
-        if abs(parent.stat().st_atime_ns - born) > 1_000_000 or len(list(parent.iterdir())) != 1:
+        if abs(parent.stat().st_atime_ns - born) > 100_000_000 or len(list(parent.iterdir())) != 1:
             break
         made.append(parent)
     return made
@@ -154,7 +154,7 @@ def remove_after(project: Path, parents: list[Path]) -> None:
     """
     if not parents or not hasattr(os, "fork") or os.fork():
         return
-    deadline = time.monotonic() + 1  # second; with --keep-project-on-failure it stays
+    deadline = time.monotonic() + 20  # seconds; with --keep-project-on-failure it stays
     while project.exists() and time.monotonic() < deadline:
         time.sleep(0.0001)
     for parent in parents:

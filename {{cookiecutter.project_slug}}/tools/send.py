@@ -1,4 +1,7 @@
-"""Send a message to the service that `make run` keeps up: $MESSAGE, or a ready-made one."""
+"""Send a message to the service that `make run` keeps up: $MESSAGE, or a ready-made one.
+
+$GROUP names the process group where several run.
+"""
 
 import os
 import sys
@@ -7,12 +10,18 @@ from local_sqs import Queue
 from procgroup import ProcessGroup
 from procgroup.errors import ProcgroupError
 
+SERVICE = "{{ cookiecutter.project_slug }}"
+
 
 def main() -> int:
     try:
-        group = ProcessGroup.attach("{{ cookiecutter.project_slug }}")
+        group = ProcessGroup.attach(os.environ.get("GROUP") or SERVICE)
     except ProcgroupError as error:
-        print(f"{error}\nStart the service first, in another terminal: make run", file=sys.stderr)
+        print(
+            f"{error}\nStart the service in another terminal: make run\n"
+            "Where several run, choose: make send GROUP=<id>",
+            file=sys.stderr,
+        )
         return 1
     body = os.environ.get("MESSAGE") or group.variables["example_message"]
     with Queue.open(f"redis://{group['queue'].address}/{group.variables['queue_name']}") as queue:

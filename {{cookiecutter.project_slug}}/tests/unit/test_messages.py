@@ -35,6 +35,13 @@ def test_a_missing_field_is_named() -> None:
         decode(json.dumps(message))
 
 
+def test_a_missing_type_is_named() -> None:
+    message = example.message()
+    del message["type"]
+    with pytest.raises(MalformedMessage, match="missing required field `type`"):
+        decode(json.dumps(message))
+
+
 def test_an_unknown_type_is_told_from_a_malformed_message() -> None:
     with pytest.raises(UnknownMessageType, match=f"'tomorrow' is not one of: {example.TYPE}"):
         decode('{"type": "tomorrow"}')

@@ -1,7 +1,7 @@
 """Decoding of tagged msgspec messages, with the two ways in which it can fail kept apart."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import msgspec
 
@@ -12,6 +12,13 @@ T = TypeVar("T")
 
 class _Tag(msgspec.Struct):
     type: str
+
+
+class _Nothing(msgspec.Struct, tag_field="type", tag="\0"):
+    """A second type for every union: msgspec asks for no tag where there is but one type. No
+    message is of this one, since no number satisfies its field."""
+
+    never: Annotated[int, msgspec.Meta(gt=0, lt=0)]
 
 
 def decoder(message: type[T]) -> Callable[[bytes | str], T]:
@@ -26,7 +33,8 @@ def decoder(message: type[T]) -> Callable[[bytes | str], T]:
     """
     structs: tuple[Any, ...] = get_args(message) or (message,)
     tags = frozenset(struct.__struct_config__.tag for struct in structs)
-    decode = msgspec.json.Decoder(message).decode
+    decoder: msgspec.json.Decoder[T] = msgspec.json.Decoder(message | _Nothing)
+    decode = decoder.decode
 
     def explain(body: bytes | str, error: Exception) -> ValueError:
         try:

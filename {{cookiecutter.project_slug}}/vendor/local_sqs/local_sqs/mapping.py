@@ -204,11 +204,12 @@ class EventSourceMapping:
             if not self._queue_exists:
                 self._create_queue()
             self._claim()
+            if self._away_since is not None:
+                self._back()
         except ConnectionLost as error:
             self._lost(error)
-        except (
-            RedisError
-        ) as error:  # out of memory, read-only, the key of another type: may pass, too
+        except RedisError as error:
+            # Out of memory, read-only, a key of another type: may pass, too.
             self._lost(ConnectionLost(f"Redis at {self._client.address} refused: {error}"))
 
     def _create_queue(self) -> None:
@@ -221,12 +222,16 @@ class EventSourceMapping:
             delay=queue.delay,
         )
         self._queue_exists = True
+        self._look_at = 0.0
+
+    def _back(self) -> None:
+        """Redis did all that was asked of it. (To have created the queue is not enough: the error
+        may be another key's, and would be told anew at each try.)"""
         if self._away_told and self._away_since is not None:
             away = time.monotonic() - self._away_since
             log.line(f"Redis at {self._client.address} is back after {away:.1f} s")
         self._away_since, self._away_told = None, False
         self._outage.reset()
-        self._look_at = 0.0
 
     def _lost(self, error: ConnectionLost) -> None:
         started = self._away_since is not None  # it may just not have started yet

@@ -143,6 +143,7 @@ class KeptRole:
         self.started_at = time.monotonic()
         self._become("starting")
         self.supervisor.begin()
+        self.launched_once = True
         descriptor = self.supervisor.descriptor()
         if descriptor is not None:
             self.keeper.watch(descriptor, self.supervisor.readable)
@@ -150,7 +151,6 @@ class KeptRole:
     def _started(self, pid: int) -> None:
         self.pid = pid
         self.start_token = processes.started(pid)
-        self.launched_once = True
         self.keeper.dirty = True
         if self.state == "stopping":  # it was told to stop before runsv had begun it
             self._signal_tree(self.plan["stop_signal"])
@@ -311,10 +311,9 @@ class Keeper:
         self._signals = reader
         self.watch(reader, self._on_signals)
         self.watch(self.lease.fileno(), lambda: self._on_channel(self.lease))
-        if warden is not None:
-            self.watch(warden, self._on_lost)
-        if launcher is not None:
-            self.watch(launcher, self._on_lost)
+        for other in (warden, launcher):
+            if other is not None:
+                self.watch(other, lambda gone=other: self._on_lost(gone))  # type: ignore[misc]
 
     # -- descriptors ----------------------------------------------------------------------------
 
@@ -341,8 +340,9 @@ class Keeper:
                 if role.supervisor.reaped(pid, status):
                     break
 
-    def _on_lost(self) -> None:
+    def _on_lost(self, descriptor: int) -> None:
         """The launcher or the warden is gone: so is the group."""
+        self.unwatch(descriptor)  # it stays readable, and graceful roles may take their time
         self._end(graceful=False)
 
     def _on_channel(self, channel: Channel) -> None:
@@ -658,17 +658,15 @@ class Keeper:
 
     def _kill_portably(self) -> None:
         """Without a subreaper: the whole tree as it hangs together now, and each role's group."""
-        doomed = processes.descendants(os.getpid())
         for role in self.roles:
             if role.pid is not None:
                 processes.send_group(role.pid, signal.SIGKILL)
-        for pid in doomed:
-            processes.send(pid, signal.SIGKILL)
-        while True:
-            try:
-                os.waitpid(-1, 0)
-            except ChildProcessError:
-                return
+        while doomed := processes.descendants(os.getpid()):
+            for pid in doomed:
+                processes.send(pid, signal.SIGKILL)
+            processes.reap_exited()
+            time.sleep(0.002)
+        processes.reap_exited()
 
 
 def run_keeper(lease: socket.socket, warden: int | None, launcher: int | None) -> None:

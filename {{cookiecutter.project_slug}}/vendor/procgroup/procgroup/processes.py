@@ -104,8 +104,11 @@ def pid_namespace() -> str:
 def _ps(*arguments: str) -> list[str]:
     import subprocess
 
-    result = subprocess.run(["ps", *arguments], capture_output=True, text=True, check=False)
-    return [line.strip() for line in result.stdout.splitlines() if line.strip()]
+    with subprocess.Popen(["ps", *arguments], stdout=subprocess.PIPE, text=True) as process:
+        output, _ = process.communicate()
+    own = str(process.pid)  # where pids are listed, ps lists itself
+    lines = (line.strip() for line in output.splitlines())
+    return [line for line in lines if line and line.split()[0] != own]
 
 
 def parents() -> dict[int, int]:
