@@ -17,7 +17,7 @@ def main() -> None:
         # The same process, with the same settings, but in the foreground instead of the group.
         worker.stop()
         print(group.hint)
-        print("Jobs run in this terminal; Ctrl-C ends, when no debugger has the terminal.", flush=True)
+        print("Jobs run in this terminal; Ctrl-C ends, unless the debugger has it.")
         print("In the debugger: c goes on, q gives the message back to the queue.\n", flush=True)
         try:
             local_redis.main(["--debug", str(settings)])
