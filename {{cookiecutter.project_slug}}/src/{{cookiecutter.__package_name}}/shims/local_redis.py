@@ -14,7 +14,7 @@ import os
 import sys
 
 from local_sqs import load_settings, run
-from procgroup.discovery import notify_ready
+from procgroup.notify import notify_ready
 
 
 def run_schedule(day: str, settings_path: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from procgroup.discovery import Discovery, RoleInfo, discover, notify_ready
+    from procgroup.discovery import Discovery, RoleInfo, discover
     from procgroup.errors import (
         BlueprintError,
         GroupLost,
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         UnknownGroup,
     )
     from procgroup.group import ProcessGroup, Role
+    from procgroup.notify import notify_ready
 
 __all__ = [
     "BlueprintError",
@@ -42,7 +43,7 @@ _HOMES = {
     "Discovery": "discovery",
     "RoleInfo": "discovery",
     "discover": "discovery",
-    "notify_ready": "discovery",
+    "notify_ready": "notify",
     "ProcessGroup": "group",
     "Role": "group",
 }
