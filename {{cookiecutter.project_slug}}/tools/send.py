@@ -6,7 +6,7 @@ $GROUP names the process group where several run.
 import os
 import sys
 
-from local_sqs import Queue
+from local_sqs import Client
 from procgroup import ProcessGroup
 from procgroup.errors import ProcgroupError
 
@@ -24,9 +24,10 @@ def main() -> int:
         )
         return 1
     body = os.environ.get("MESSAGE") or group.variables["example_message"]
-    with Queue.open(f"redis://{group['queue'].address}/{group.variables['queue_name']}") as queue:
-        message_id = queue.send(body)
-    print(f"sent {body}\nas message {message_id}")
+    # As `redis-cli RPUSH` does, so that the envelope means the same here.
+    with Client.from_url(f"redis://{group['queue'].address}") as redis:
+        redis.execute("RPUSH", group.variables["queue_name"], body)
+    print(f"sent {body}")
     return 0
 
 
