@@ -5,24 +5,25 @@ Everything here is opened when first used, so that a cold start pays for nothing
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
-from lambda_shim.batch import Visibility
-from lambda_shim.contract import Ledger
-from lambda_shim.fan_out import Outbox
-from lambda_shim.records import RecordStore
 
 from ..core.settings import Settings
 from .ports import AdapterPorts
 
+if TYPE_CHECKING:
+    from lambda_shim.batch import Visibility
+    from lambda_shim.contract import Ledger
+    from lambda_shim.fan_out import Outbox
+    from lambda_shim.records import RecordStore
+
+    class Queue(Visibility, Outbox, Protocol):
+        """The work queue, from both ends."""
+
 
 class SettingsError(ValueError):
     """The environment lacks a setting or has a bad one; the message names it."""
-
-
-class Queue(Visibility, Outbox, Protocol):
-    """The work queue, from both ends."""
 
 
 def load_settings(environ: Mapping[str, str]) -> Settings:
@@ -48,7 +49,7 @@ class Wiring:
         self.max_receive_count = settings.max_receive_count
 
     @cached_property
-    def queue(self) -> Queue:
+    def queue(self) -> "Queue":
         match split(self.settings.queue_url):
             case "https", _:
                 from lambda_shim.sqs import SqsQueue
@@ -62,7 +63,7 @@ class Wiring:
                 raise SettingsError(f"QUEUE_URL: no adapter for {scheme}://; use https or redis")
 
     @cached_property
-    def ledger(self) -> Ledger:
+    def ledger(self) -> "Ledger":
         match split(self.settings.ledger_url):
             case "dynamodb", table:
                 from lambda_shim.dynamodb_ledger import DynamoDbLedger
@@ -78,7 +79,7 @@ class Wiring:
                 )
 
     @cached_property
-    def records(self) -> RecordStore:
+    def records(self) -> "RecordStore":
         match split(self.settings.records_url):
             case "s3", place:
                 from lambda_shim.records import S3Store

@@ -34,7 +34,7 @@ import signal
 from collections.abc import Callable
 from threading import get_ident, main_thread
 from time import monotonic
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from lambda_shim.contract import (
     BusinessMessage,
@@ -64,27 +64,28 @@ GUARD_MOST = 2.0
 VISIBILITY_MOST = 43_200
 
 
-class Visibility(Protocol):
-    """The one thing the handler asks of the queue it is fed by."""
+if TYPE_CHECKING:  # making a Protocol takes as long as handling a hundred records
 
-    def change_visibility(self, receipt: str, seconds: float) -> object:
-        """Make a message that is in flight visible again after this many seconds from now."""
-        ...
+    class Visibility(Protocol):
+        """The one thing the handler asks of the queue it is fed by."""
 
+        def change_visibility(self, receipt: str, seconds: float) -> object:
+            """Make a message that is in flight visible again after this many seconds from now."""
+            ...
 
-class Wiring(Protocol[P_co]):
-    """What a service binds its handler to. Members may be opened lazily."""
+    class Wiring(Protocol[P_co]):
+        """What a service binds its handler to. Members may be opened lazily."""
 
-    @property
-    def ports(self) -> P_co: ...
-    @property
-    def ledger(self) -> Ledger: ...
-    @property
-    def records(self) -> Any: ...  # records.RecordStore; not imported here for the cold start
-    @property
-    def queue(self) -> Visibility: ...
-    @property
-    def max_receive_count(self) -> int: ...
+        @property
+        def ports(self) -> P_co: ...
+        @property
+        def ledger(self) -> Ledger: ...
+        @property
+        def records(self) -> Any: ...  # records.RecordStore; not imported here for the cold start
+        @property
+        def queue(self) -> Visibility: ...
+        @property
+        def max_receive_count(self) -> int: ...
 
 
 # The record that is being handled, stamped on every log line that is written meanwhile. (A list's
