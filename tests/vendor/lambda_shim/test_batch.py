@@ -195,6 +195,19 @@ def test_a_deadline_raised_anywhere_in_a_job_is_the_messages_alone(stores: Store
     assert failed(answer) == ["m0", "m1"]
 
 
+def test_without_a_limit_no_guard_ends_a_job_at_a_breakpoint(stores: Stores) -> None:
+    seen: list[float | None] = []
+
+    def stand(message: Order, context: Context[None]) -> None:
+        time.sleep(0.2)
+        seen.append(context.remaining)
+
+    worker = SqsHandler(decode, stand, lambda: stores)
+    worker.limited = False
+    assert failed(worker(event(order("nothing")), LambdaContext(0.1))) == []
+    assert seen == [None]
+
+
 def test_off_the_main_thread_the_handler_works_without_a_guard(
     worker: SqsHandler[None, Order],
 ) -> None:

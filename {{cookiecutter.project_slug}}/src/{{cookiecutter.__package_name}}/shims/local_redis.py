@@ -26,12 +26,20 @@ def run_schedule(day: str, settings_path: str) -> None:
     print(f"{sent} messages sent for {day}")
 
 
+def run_debug(settings_path: str) -> None:
+    """Poll the queue with jobs in this process, without any limit of time."""
+    from .aws_lambda import worker
+
+    worker.limited = False  # the deadline guard would end a job that stands at a breakpoint
+    run(load_settings(settings_path), debug=True, on_ready=notify_ready)
+
+
 def main(arguments: list[str]) -> int:
     match arguments:
         case ["--schedule", day, path]:
             run_schedule(day, path)
         case ["--debug", path]:
-            run(load_settings(path), debug=True, on_ready=notify_ready)
+            run_debug(path)
         case [path] if not path.startswith("-"):
             run(load_settings(path), on_ready=notify_ready)
         case _:

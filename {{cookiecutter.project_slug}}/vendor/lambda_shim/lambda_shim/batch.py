@@ -65,6 +65,7 @@ VISIBILITY_MOST = 43_200
 
 
 if TYPE_CHECKING:  # making a Protocol takes as long as handling a hundred records
+    from lambda_shim.records import RecordStore
 
     class Visibility(Protocol):
         """The one thing the handler asks of the queue it is fed by."""
@@ -81,7 +82,7 @@ if TYPE_CHECKING:  # making a Protocol takes as long as handling a hundred recor
         @property
         def ledger(self) -> Ledger: ...
         @property
-        def records(self) -> Any: ...  # records.RecordStore; not imported here for the cold start
+        def records(self) -> RecordStore: ...
         @property
         def queue(self) -> Visibility: ...
         @property
@@ -157,7 +158,11 @@ class SqsHandler(Generic[P, M]):
     Args:
         decode: a record's body to a message. Raises MalformedMessage or UnknownMessageType.
         handle: the business logic, see the table above for what it may raise.
-        wire: called once, at the first batch or by ``warm()``: the service's ports and stores.
+        wire: called once, at the first batch: the service's ports and stores.
+
+    Attributes:
+        limited: set it to False where nothing ends an invocation, whatever the context says of
+            remaining time: under a debugger, a job may stand at a breakpoint for an hour.
     """
 
     def __init__(
@@ -171,6 +176,7 @@ class SqsHandler(Generic[P, M]):
         self._wire = wire
         self._wiring: Wiring[P] | None = None
         self._guard = _Guard()
+        self.limited = True
         stamp_log_records()
 
     def __call__(self, event: dict[str, Any], lambda_context: Any) -> dict[str, Any]:
@@ -187,7 +193,7 @@ class SqsHandler(Generic[P, M]):
         wiring = self._wiring
         if wiring is None:
             wiring = self._wiring = self._wire()
-        remaining = _remaining(lambda_context)
+        remaining = _remaining(lambda_context) if self.limited else None
         if remaining is None:
             return {"batchItemFailures": self._batch(records, wiring, None, lambda_context)}
         margin = min(GUARD_MOST, remaining * GUARD_SHARE)
