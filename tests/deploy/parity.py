@@ -1,0 +1,238 @@
+"""Are two CloudFormation templates the same infrastructure?
+
+A template becomes a set of facts, ``{"WorkQueue.Properties.VisibilityTimeout": 180, …}``. Whatever
+is in a template is compared, except for what NOISE subtracts. Three spellings of one thing are made
+one beforehand:
+
+- Parameters have the values of one stage, as they have when CloudFormation works with them.
+- ``Ref``, ``Fn::GetAtt``, ``Fn::Sub`` and ``Fn::Join`` become text with ``${…}`` in it.
+- In IAM, one item and a list of one are the same, and the order of actions, resources and
+  statements means nothing; neither does the order of tags and of events.
+
+Logical ids are the tools' own. A resource is known by the id its author chose, or, where a tool
+made the id up, by its type and what it belongs to.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+Template = dict[str, Any]
+Facts = dict[str, Any]
+
+
+class Noise(NamedTuple):
+    """A difference that is none.
+
+    Attributes:
+        type: of the resources it is about; a regular expression.
+        path: the facts it is about, below the resource; a regular expression.
+        why: for whoever reads the list.
+    """
+
+    type: str
+    path: str
+    why: str
+
+
+NOISE = (
+    Noise("AWS::CDK::Metadata", "", "usage statistics of the CDK, no infrastructure"),
+    Noise(".*", "Metadata", "a tool's notes to itself"),
+    Noise(".*", "DependsOn", "order that references do not give; the result is the same"),
+    Noise("AWS::Lambda::Function", "Properties\\.Code", "where the tool uploaded the zip to"),
+    Noise("AWS::Lambda::Function", "Properties\\.Tags\\.lambda:createdBy", "SAM's mark"),
+    Noise("AWS::Lambda::Version", "Properties\\.CodeSha256", "osls's guard; the others' is the id"),
+    Noise(
+        "AWS::Lambda::Version",
+        "Properties\\.Description",
+        "SAM's way to publish when a parameter alone has changed; a repetition in osls",
+    ),
+    Noise("AWS::Lambda::Version", "UpdateReplacePolicy", "the CDK repeats its DeletionPolicy"),
+)
+# Resources and outputs that a tool adds for its own uploads.
+OWN = (
+    Noise("AWS::S3::Bucket(Policy)?", "ServerlessDeploymentBucket(Policy)?", "osls uploads there"),
+    Noise("output", "ServerlessDeploymentBucketName", "osls tells where it uploads"),
+    Noise("output", "WorkerLambdaFunctionQualifiedArn", "osls tells the version it made"),
+)
+
+
+def noise_report() -> str:
+    """The whole list, for the test's output."""
+    return "\n".join(f"{n.type} {n.path}: {n.why}" for n in (*NOISE, *OWN))
+
+
+def facts(template: Template, values: Mapping[str, str]) -> Facts:
+    """What a template says, under names that do not depend on the tool.
+
+    Args:
+        template: CloudFormation, not SAM.
+        values: parameters and pseudo parameters that have a value, such as AWS::StackName.
+    """
+    resources = {
+        name: resource
+        for name, resource in template["Resources"].items()
+        if not any(
+            re.fullmatch(own.type, resource["Type"]) and re.fullmatch(own.path, name) for own in OWN
+        )
+    }
+    names = canonical_names(resources)
+
+    def text(reference: str) -> str:
+        name, dot, attribute = reference.partition(".")
+        if name in values:
+            return values[name]
+        return f"${{{names.get(name, name)}{dot}{attribute}}}"
+
+    found: Facts = {}
+    for logical_id, resource in resources.items():
+        for path, value in leaves(ordered(plain(resource, text))):
+            if not any(
+                re.fullmatch(noise.type, resource["Type"])
+                and re.match(f"({noise.path})(\\.|$)" if noise.path else "", path)
+                for noise in NOISE
+            ):
+                found[f"{names[logical_id]}.{path}"] = value
+    for name, output in template.get("Outputs", {}).items():
+        if not any(own.type == "output" and re.fullmatch(own.path, name) for own in OWN):
+            for path, value in leaves(plain(output, text)):
+                found[f"Outputs.{name}.{path}"] = value
+    found["Description"] = template.get("Description")
+    return found
+
+
+def differences(left: Facts, right: Facts) -> list[str]:
+    """One line a fact that the two do not share, by name."""
+    absent = object()
+    lines = []
+    for name in sorted(left.keys() | right.keys()):
+        one, other = left.get(name, absent), right.get(name, absent)
+        if one is absent:
+            lines.append(f"{name}: only right: {other!r}")
+        elif other is absent:
+            lines.append(f"{name}: only left: {one!r}")
+        elif one != other or type(one) is not type(other):
+            lines.append(f"{name}: {one!r} != {other!r}")
+    return lines
+
+
+def canonical_names(resources: Mapping[str, Any]) -> dict[str, str]:
+    """A name for each logical id that does not depend on the tool."""
+    names = {}
+    for logical_id, resource in resources.items():
+        if resource["Type"] == "AWS::Lambda::Function":
+            names[logical_id] = logical_id.removesuffix("LambdaFunction")
+        else:
+            names[logical_id] = logical_id
+        # The CDK appends a hash of the construct's path.
+        names[logical_id] = re.sub(r"[0-9A-F]{8}$", "", names[logical_id])
+    # Where a tool makes up the id: named by what it belongs to, one after the other.
+    for kind, owner in BELONGS_TO:
+        for logical_id, resource in resources.items():
+            if resource["Type"] == kind:
+                last = kind.rpartition("::")[2]
+                names[logical_id] = f"{owner(logical_id, resources, names)}.{last}"
+    assert len(set(names.values())) == len(names), "two resources of one name"
+    return names
+
+
+def _referred(value: Any) -> str:
+    """The logical id in a Ref or Fn::GetAtt."""
+    if "Ref" in value:
+        return str(value["Ref"])
+    target = value["Fn::GetAtt"]
+    return target[0] if isinstance(target, list) else str(target).partition(".")[0]
+
+
+Owner = Callable[[str, Mapping[str, Any], dict[str, str]], str]
+
+
+def _by_property(key: str) -> Owner:
+    def owner(logical_id: str, resources: Mapping[str, Any], names: dict[str, str]) -> str:
+        return names[_referred(resources[logical_id]["Properties"][key])]
+
+    return owner
+
+
+def _by_alias(key: str) -> Owner:
+    """The alias whose rollouts it governs."""
+
+    def owner(logical_id: str, resources: Mapping[str, Any], names: dict[str, str]) -> str:
+        for alias_id, alias in resources.items():
+            update = alias.get("UpdatePolicy", {}).get("CodeDeployLambdaAliasUpdate", {})
+            if update and _referred(update[key]) == logical_id:
+                return names[alias_id]
+        raise AssertionError(f"{logical_id} governs no alias")
+
+    return owner
+
+
+BELONGS_TO: tuple[tuple[str, Owner], ...] = (
+    ("AWS::Lambda::Version", _by_property("FunctionName")),
+    ("AWS::Lambda::Alias", _by_property("FunctionName")),
+    ("AWS::Lambda::EventSourceMapping", _by_property("EventSourceArn")),
+    ("AWS::CodeDeploy::Application", _by_alias("ApplicationName")),
+    ("AWS::CodeDeploy::DeploymentGroup", _by_alias("DeploymentGroupName")),
+)
+
+
+def plain(value: Any, text: Callable[[str], str]) -> Any:
+    """Intrinsic functions as text; everything else as it is."""
+    if isinstance(value, list):
+        return [plain(item, text) for item in value]
+    if not isinstance(value, dict):
+        return value
+    match value:
+        case {"Ref": name} if len(value) == 1:
+            return text(name)
+        case {"Fn::GetAtt": target} if len(value) == 1:
+            return text(".".join(target) if isinstance(target, list) else target)
+        case {"Fn::Join": [separator, parts]} if len(value) == 1:
+            return separator.join(plain(part, text) for part in parts)
+        case {"Fn::Sub": [pattern, variables]} if len(value) == 1:
+            given = {name: plain(inner, text) for name, inner in variables.items()}
+            return _substituted(pattern, lambda name: given[name] if name in given else text(name))
+        case {"Fn::Sub": pattern} if len(value) == 1:
+            return _substituted(pattern, text)
+    return {key: plain(inner, text) for key, inner in value.items()}
+
+
+def _substituted(pattern: str, text: Callable[[str], str]) -> str:
+    return re.sub(r"\$\{([^!}]+)\}", lambda match: text(match[1]), pattern)
+
+
+def ordered(value: Any, key: str = "") -> Any:
+    """Lists whose order means nothing get one, and JSON within text is taken apart."""
+    if isinstance(value, dict):
+        return {name: ordered(inner, name) for name, inner in value.items()}
+    if key == "DashboardBody":
+        return json.loads(value)
+    if key in {"Action", "Resource", "Statement", "Service", "AWS"}:
+        items = [ordered(item) for item in (value if isinstance(value, list) else [value])]
+        return sorted(items, key=lambda item: json.dumps(item, sort_keys=True))
+    if key == "Tags":
+        return {tag["Key"]: tag["Value"] for tag in value}
+    if key == "Dimensions":
+        return {dimension["Name"]: dimension["Value"] for dimension in value}
+    if key == "Events":
+        return sorted(value)
+    if key == "Alarms":
+        return sorted(value, key=lambda alarm: str(alarm["Name"]))
+    if isinstance(value, list):
+        return [ordered(item) for item in value]
+    return value
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value with its path; empty objects and lists are values too."""
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from leaves(inner, f"{path}.{key}" if path else key)
+    elif isinstance(value, list) and value:
+        for index, inner in enumerate(value):
+            yield from leaves(inner, f"{path}.{index}")
+    else:
+        yield path, value
