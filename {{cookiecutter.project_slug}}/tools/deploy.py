@@ -1,0 +1,60 @@
+"""Deploy a stage or destroy it, after saying what that means.
+
+::
+
+    python -m tools.deploy deploy staging
+    python -m tools.deploy destroy staging
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from .target import DIRECTORY, TOOL, deploy_command, destroy_command
+
+PROJECT = Path(__file__).parent.parent
+ARCHIVE = PROJECT / "build" / "lambda.zip"
+SERVICE = "{{ cookiecutter.project_slug }}"
+
+
+def place() -> str:
+    """Account and region, as the caller's credentials have it."""
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    profile = os.environ.get("AWS_PROFILE", "default")
+    return f"profile {profile}, region {region or 'of the profile'}"
+
+
+def confirmed(word: str) -> bool:
+    """True when the person types the word; a pipeline says it with CONFIRM."""
+    if os.environ.get("CONFIRM") == word:
+        return True
+    if not sys.stdin.isatty():
+        print(f"Not confirmed: set CONFIRM={word} where nobody can answer.", file=sys.stderr)
+        return False
+    return input(f"Type {word} to go on: ").strip() == word
+
+
+def main(arguments: list[str]) -> int:
+    match arguments:
+        case ["deploy", stage]:
+            print(f"Deploys stack {SERVICE}-{stage} with {TOOL} ({place()}).")
+            print(f"Code: {ARCHIVE.relative_to(PROJECT)}, {ARCHIVE.stat().st_size:,} bytes.")
+            print("A new version of the worker takes over as the stage's traffic shift says.")
+            command = deploy_command(stage)
+        case ["destroy", stage]:
+            print(f"Destroys stack {SERVICE}-{stage} with {TOOL} ({place()}):")
+            print("its queues with every message in them, functions, alarms and logs.")
+            print("The buckets and the ledger table stay, and are yours to delete.")
+            if not confirmed(stage):
+                return 1
+            command = destroy_command(stage)
+        case _:
+            print(__doc__, file=sys.stderr)
+            return 2
+    print("+", " ".join(command), flush=True)
+    return subprocess.run(command, cwd=PROJECT / DIRECTORY).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

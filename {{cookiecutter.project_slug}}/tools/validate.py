@@ -1,0 +1,54 @@
+"""Check what will be deployed: as CloudFormation, linted, and held against checkov's rules.
+
+The deployment tool's own source is not enough: a reference that nothing defines may show only in
+the CloudFormation that comes out of it.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from .target import IGNORED_LINTS, check, synthesise
+
+PROJECT = Path(__file__).parent.parent
+# `uv run` tells where uv is; it need not be on PATH.
+UV = os.environ.get("UV", "uv")
+
+
+def cfn_lint(template: Path) -> int:
+    ignored = [f"--ignore-checks={rule}" for rule in IGNORED_LINTS]
+    # The template comes last: the option takes many values.
+    program = Path(sys.executable).with_name("cfn-lint")
+    return subprocess.run([program, *ignored, "--", template]).returncode
+
+
+def checkov(template: Path) -> int:
+    """Its many dependencies live in an environment of their own, kept by uv."""
+    return subprocess.run(
+        [
+            *(UV, "tool", "run", "--quiet", "--python", ">=3.11,<3.14", "--from", "checkov>=3.2"),
+            *("checkov", "--file", str(template)),
+            *("--config-file", str(PROJECT / "deploy" / "checkov.yaml")),
+        ],
+        # It warns at length when its vendor's guidelines cannot be fetched.
+        env={**os.environ, "LOG_LEVEL": "ERROR"},
+    ).returncode
+
+
+def main() -> int:
+    stage = os.environ.get("STAGE") or "dev"
+    try:
+        template = synthesise(PROJECT, stage)
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    statuses = [cfn_lint(template), checkov(template), check(PROJECT)]
+    if any(statuses):
+        return 1
+    print(f"{template.relative_to(PROJECT)}: linted and checked, nothing to say")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
