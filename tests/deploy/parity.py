@@ -65,6 +65,15 @@ def noise_report() -> str:
     return "\n".join(f"{n.type} {n.path}: {n.why}" for n in (*NOISE, *OWN))
 
 
+def is_noise(kind: str, path: str) -> bool:
+    """True for a value that is not compared: at this path, in a resource of this type."""
+    return any(
+        re.fullmatch(noise.type, kind)
+        and re.match(f"({noise.path})(\\.|$)" if noise.path else "", path)
+        for noise in NOISE
+    )
+
+
 def facts(template: Template, values: Mapping[str, str]) -> Facts:
     """What a template says, under names that do not depend on the tool.
 
@@ -90,11 +99,7 @@ def facts(template: Template, values: Mapping[str, str]) -> Facts:
     found: Facts = {}
     for logical_id, resource in resources.items():
         for path, value in leaves(ordered(plain(resource, text))):
-            if not any(
-                re.fullmatch(noise.type, resource["Type"])
-                and re.match(f"({noise.path})(\\.|$)" if noise.path else "", path)
-                for noise in NOISE
-            ):
+            if not is_noise(resource["Type"], path):
                 found[f"{names[logical_id]}.{path}"] = value
     for name, output in template.get("Outputs", {}).items():
         if not any(own.type == "output" and re.fullmatch(own.path, name) for own in OWN):
@@ -133,9 +138,9 @@ def canonical_names(resources: Mapping[str, Any]) -> dict[str, str]:
     for kind, owner in BELONGS_TO:
         for logical_id, resource in resources.items():
             if resource["Type"] == kind:
-                last = kind.rpartition("::")[2]
-                names[logical_id] = f"{owner(logical_id, resources, names)}.{last}"
-    assert len(set(names.values())) == len(names), "two resources of one name"
+                belongs_to = owner(logical_id, resources, names)
+                if belongs_to:
+                    names[logical_id] = f"{belongs_to}.{kind.rpartition('::')[2]}"
     return names
 
 
@@ -147,12 +152,13 @@ def _referred(value: Any) -> str:
     return target[0] if isinstance(target, list) else str(target).partition(".")[0]
 
 
+# The name of what a resource belongs to; "" when it belongs to nothing.
 Owner = Callable[[str, Mapping[str, Any], dict[str, str]], str]
 
 
 def _by_property(key: str) -> Owner:
     def owner(logical_id: str, resources: Mapping[str, Any], names: dict[str, str]) -> str:
-        return names[_referred(resources[logical_id]["Properties"][key])]
+        return names.get(_referred(resources[logical_id]["Properties"][key]), "")
 
     return owner
 
@@ -165,7 +171,7 @@ def _by_alias(key: str) -> Owner:
             update = alias.get("UpdatePolicy", {}).get("CodeDeployLambdaAliasUpdate", {})
             if update and _referred(update[key]) == logical_id:
                 return names[alias_id]
-        raise AssertionError(f"{logical_id} governs no alias")
+        return ""
 
     return owner
 
@@ -209,7 +215,10 @@ def ordered(value: Any, key: str = "") -> Any:
     if isinstance(value, dict):
         return {name: ordered(inner, name) for name, inner in value.items()}
     if key == "DashboardBody":
-        return json.loads(value)
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
     if key in {"Action", "Resource", "Statement", "Service", "AWS"}:
         items = [ordered(item) for item in (value if isinstance(value, list) else [value])]
         return sorted(items, key=lambda item: json.dumps(item, sort_keys=True))

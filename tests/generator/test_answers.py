@@ -331,10 +331,8 @@ def test_copier_leaves_nothing_behind(template: Template, tmp_path: Path) -> Non
     assert list(tmp_path.rglob("*")) == []
 
 
-@pytest.mark.parametrize("choice", ["cdk", "serverless"])
-def test_what_is_not_built_yet_is_not_offered(
-    choice: str, template: Template, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("choice", ["terraform", ""])
+def test_what_is_not_offered_is_refused(choice: str, template: Template, tmp_path: Path) -> None:
     first = template.cookiecutter(tmp_path, deploy_target=choice)
     second = template.copier(tmp_path / "project", deploy_target=choice)
     assert first.returncode != 0, described(first)

@@ -28,11 +28,16 @@ AWKWARD = {
     + "too",
     "owner": "Zahlungsverkehr/Süd: team=a+b@example.com",
 }
+# Where each target tells the service's description and owner.
+DEPLOYED = {"sam": "template.yaml", "cdk": "names.py", "serverless": "serverless.yml"}
 SHORT = {"project_name": "yes", "project_slug": "a", "description": "0x1F", "owner": "1e3"}
 ANSWERS = [
     *combinations(CHOICES),
-    *({**AWKWARD, "example": example} for example in CHOICES["example"]),
-    *({**SHORT, "example": example} for example in CHOICES["example"]),
+    *(
+        {**texts, **files}
+        for texts in (AWKWARD, SHORT)
+        for files in combinations({name: CHOICES[name] for name in ("deploy_target", "example")})
+    ),
 ]
 
 
@@ -134,8 +139,13 @@ def test_the_texts_come_out_right(baked: BakedProject, answers: dict[str, str]) 
     package = recorded["project_slug"].replace("-", "_")
     docstring = ast.get_docstring(ast.parse(baked.read(f"src/{package}/__init__.py")))
     assert recorded["project_name"] in (docstring or "")
-    template = baked.read("deploy/template.yaml")
-    values = list(scalars(yaml.load(template, Loader=_CloudFormation)))
+    deployed = answers.get("deploy_target", "sam")
+    source = baked.read(f"deploy/{DEPLOYED[deployed]}")
+    if deployed == "cdk":
+        nodes = ast.walk(ast.parse(source))
+        values = [node.value for node in nodes if isinstance(node, ast.Constant)]
+    else:
+        values = list(scalars(yaml.load(source, Loader=_CloudFormation)))
     assert any(recorded["description"] in str(value) for value in values)
     assert recorded["owner"] in values
     if answers.get("project_name") == AWKWARD["project_name"]:
@@ -168,7 +178,7 @@ PARSERS: dict[str, Any] = {
     ".json": json.loads,
     ".py": ast.parse,
     ".yaml": lambda text: yaml.load(text, Loader=_CloudFormation),
-    ".yml": yaml.safe_load,
+    ".yml": lambda text: yaml.load(text, Loader=_CloudFormation),
 }
 
 
