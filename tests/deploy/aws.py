@@ -1,0 +1,155 @@
+"""moto's server standing in for AWS, with what its CloudFormation lacks for this stack.
+
+Added: SAM's transform (the very translator that AWS runs), a version's own attributes, aliases, and
+the outputs and the order of changes of a changed stack.
+What moto does not know at all (CodeDeploy, alarms and the like) it passes over, so these tests say
+nothing about rollouts.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from moto.awslambda.models import LambdaVersion, lambda_backends
+from moto.cloudformation import models, parsing
+from moto.cloudformation.models import ChangeSet, Stack
+from moto.core.common_models import CloudFormationModel
+from moto.server import ThreadedMotoServer
+from moto.sqs.models import Queue
+
+ACCOUNT = "123456789012"
+REGION = "eu-central-1"
+
+
+class Alias(CloudFormationModel):
+    """AWS::Lambda::Alias."""
+
+    def __init__(self, properties: dict[str, Any], account_id: str, region_name: str) -> None:
+        backend = lambda_backends[account_id][region_name]
+        name, function = properties["Name"], properties["FunctionName"]
+        version = properties["FunctionVersion"]
+        try:
+            backend.get_alias(name, function)
+        except Exception:  # moto's error for what is not there
+            alias = backend.create_alias(name, function, version, "", "")
+        else:
+            alias = backend.update_alias(name, function, version, "", "")
+        self.arn = alias.arn
+
+    @property
+    def physical_resource_id(self) -> str:
+        return str(self.arn)
+
+    @staticmethod
+    def cloudformation_type() -> str:
+        return "AWS::Lambda::Alias"
+
+    @classmethod
+    def create_from_cloudformation_json(
+        cls,
+        resource_name: str,
+        cloudformation_json: dict[str, Any],
+        account_id: str,
+        region_name: str,
+        **_: Any,
+    ) -> Alias:
+        return cls(cloudformation_json["Properties"], account_id, region_name)
+
+    @classmethod
+    def update_from_cloudformation_json(
+        cls,
+        original_resource: Any,
+        new_resource_name: str,
+        cloudformation_json: dict[str, Any],
+        account_id: str,
+        region_name: str,
+    ) -> Alias:
+        return cls(cloudformation_json["Properties"], account_id, region_name)
+
+    @classmethod
+    def delete_from_cloudformation_json(
+        cls,
+        resource_name: str,
+        cloudformation_json: dict[str, Any],
+        account_id: str,
+        region_name: str,
+    ) -> None:
+        """The function goes too, and the alias with it."""
+
+
+def _version_attribute(version: LambdaVersion, name: str) -> str:
+    assert name == "Version", name
+    return str(version.version)
+
+
+def _parse(template: str) -> dict[str, Any]:
+    """A template as CloudFormation works with it: SAM's transform done."""
+    parsed: dict[str, Any] = _plain_parse(template)
+    if parsed.get("Transform") != "AWS::Serverless-2016-10-31":
+        return parsed
+    from samtranslator.parser.parser import Parser
+    from samtranslator.translator.translator import Translator
+
+    os.environ.setdefault("AWS_DEFAULT_REGION", REGION)
+    translator = Translator(managed_policy_map={}, sam_parser=Parser())
+    made: dict[str, Any] = translator.translate(parsed, {})
+    return made
+
+
+def _apply(change_set: ChangeSet) -> None:
+    """What moto does, and the outputs made anew, which it forgets."""
+    _plain_apply(change_set)
+    stack = change_set.stack
+    stack.template = change_set.template
+    stack._parse_template()
+    stack.output_map = stack._create_output_map()
+
+
+def _update(
+    resources: parsing.ResourceMap,
+    template: dict[str, Any],
+    parameters: dict[str, Any] | None = None,
+) -> None:
+    """Functions first, then the versions made of them; moto alone adds before it changes."""
+    known = resources._resource_json_map
+    functions = {
+        name: resource
+        for name, resource in template["Resources"].items()
+        if resource["Type"] == "AWS::Lambda::Function" and name in known
+    }
+    if functions:
+        changed = {**template, "Resources": {**known, **functions}}
+        _plain_update(resources, changed, parameters)
+    _plain_update(resources, template, parameters)
+
+
+_plain_update = parsing.ResourceMap.update
+_plain_parse = Stack.parse_template
+_plain_apply = ChangeSet.apply
+
+
+@contextmanager
+def aws() -> Iterator[str]:
+    """The address of a new, empty account; `localhost`, for S3's buckets are names before it."""
+    LambdaVersion.physical_resource_id = property(lambda version: f"version-{version.version}")
+    LambdaVersion.has_cfn_attr = classmethod(lambda _, name: name == "Version")
+    LambdaVersion.get_cfn_attribute = _version_attribute
+    LambdaVersion.delete_from_cloudformation_json = classmethod(lambda *_, **__: None)  # retained
+    Stack.parse_template = staticmethod(_parse)
+    ChangeSet.apply = _apply
+    parsing.ResourceMap.update = _update
+    # moto's own mapping would run the function in Docker; the pump stands in for it.
+    Queue.lambda_event_source_mappings = property(lambda _: {}, lambda *_: None)
+    # It would refuse what cfn-lint merely warns of; `make validate` lints.
+    models.validate_template_cfn_lint = lambda _: []
+    for cached in (parsing.get_model_list, parsing.get_model_map, parsing.get_name_type_map):
+        cached.cache_clear()
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        yield f"http://localhost:{server.get_host_and_port()[1]}"
+    finally:
+        server.stop()
