@@ -1,6 +1,6 @@
 # The template's own verbs. The services it makes know the same words: setup test lint run demo.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all stress lint format bench lock
+.PHONY: help setup demo test test-all stress lint format bench deploy-tools lock
 
 TREE := {{cookiecutter.project_slug}}
 UV := UV_HOME='$(CURDIR)/.cache/uv' sh '$(TREE)/tools/uv.sh'
@@ -57,6 +57,12 @@ format: setup ## Format, and mend what can be mended
 bench: setup ## Measure against floors and peers; prints a table
 	@$(UV) pip install --quiet --python $(PYTHON) --group bench
 	@$(PYTHON) -m benchmarks $(ARGS)
+
+deploy-tools: setup ## Install what tests/deploy runs: AWS CDK, AWS SAM and osls (needs node and npm)
+	@$(UV) pip install --quiet --python $(PYTHON) --group deploy
+	@$(UV) venv --quiet --allow-existing --python '>=3.11,<3.14' .cache/sam
+	@$(UV) pip install --quiet --python .cache/sam/bin/python --group sam
+	@npm install --silent --no-fund --no-audit --prefix .cache/npm 'aws-cdk@2' 'osls@4'
 
 lock: ## Write requirements-dev.txt anew from pyproject.toml
 	@$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 from moto.awslambda.models import LambdaVersion, lambda_backends
 from moto.cloudformation import models, parsing
 from moto.cloudformation.models import ChangeSet, Stack
@@ -131,25 +132,33 @@ _plain_parse = Stack.parse_template
 _plain_apply = ChangeSet.apply
 
 
+PATCHES: tuple[tuple[object, str, object], ...] = (
+    (LambdaVersion, "physical_resource_id", property(lambda version: f"v{version.version}")),
+    (LambdaVersion, "has_cfn_attr", classmethod(lambda _, name: name == "Version")),
+    (LambdaVersion, "get_cfn_attribute", _version_attribute),
+    # Versions are retained.
+    (LambdaVersion, "delete_from_cloudformation_json", classmethod(lambda *_, **__: None)),
+    (Stack, "parse_template", staticmethod(_parse)),
+    (ChangeSet, "apply", _apply),
+    (parsing.ResourceMap, "update", _update),
+    # moto's own mapping would run the function in Docker; the pump stands in for it.
+    (Queue, "lambda_event_source_mappings", property(lambda _: {}, lambda *_: None)),
+    # It would refuse what cfn-lint merely warns of; `make validate` lints.
+    (models, "validate_template_cfn_lint", lambda _: []),
+)
+
+
 @contextmanager
 def aws() -> Iterator[str]:
     """The address of a new, empty account; `localhost`, for S3's buckets are names before it."""
-    LambdaVersion.physical_resource_id = property(lambda version: f"version-{version.version}")
-    LambdaVersion.has_cfn_attr = classmethod(lambda _, name: name == "Version")
-    LambdaVersion.get_cfn_attribute = _version_attribute
-    LambdaVersion.delete_from_cloudformation_json = classmethod(lambda *_, **__: None)  # retained
-    Stack.parse_template = staticmethod(_parse)
-    ChangeSet.apply = _apply
-    parsing.ResourceMap.update = _update
-    # moto's own mapping would run the function in Docker; the pump stands in for it.
-    Queue.lambda_event_source_mappings = property(lambda _: {}, lambda *_: None)
-    # It would refuse what cfn-lint merely warns of; `make validate` lints.
-    models.validate_template_cfn_lint = lambda _: []
-    for cached in (parsing.get_model_list, parsing.get_model_map, parsing.get_name_type_map):
-        cached.cache_clear()
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        yield f"http://localhost:{server.get_host_and_port()[1]}"
-    finally:
-        server.stop()
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name, value in PATCHES:
+            patch.setattr(owner, name, value, raising=False)
+        for cached in (parsing.get_model_list, parsing.get_model_map, parsing.get_name_type_map):
+            cached.cache_clear()
+        server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        server.start()
+        try:
+            yield f"http://localhost:{server.get_host_and_port()[1]}"
+        finally:
+            server.stop()

@@ -46,6 +46,7 @@ def api(function: Function) -> type[BaseHTTPRequestHandler]:
             event = function.events.get()
             self.send_response(200)
             deadline = int((time.time() + function.timeout) * 1000)
+            self.send_header("Content-Type", "application/json")
             self.send_header("Lambda-Runtime-Aws-Request-Id", f"request-{deadline}")
             self.send_header("Lambda-Runtime-Deadline-Ms", str(deadline))
             self.send_header("Lambda-Runtime-Invoked-Function-Arn", ARN)
@@ -54,11 +55,21 @@ def api(function: Function) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(event)
 
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
+            body = b"".join(self.chunks())
             function.answers.put((self.path.rpartition("/")[2], json.loads(body or b"null")))
             self.send_response(202)
             self.send_header("Content-Length", "0")
             self.end_headers()
+
+        def chunks(self) -> Iterator[bytes]:
+            """The body, which may come with its length or in chunks: a size, bytes, CRLF each."""
+            if "Content-Length" in self.headers:
+                yield self.rfile.read(int(self.headers["Content-Length"]))
+                return
+            while size := int(self.rfile.readline(), 16):
+                yield self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
 
         def log_message(self, *_: object) -> None:
             pass

@@ -13,7 +13,7 @@ import boto3
 import pytest
 
 from ..baking import BakedProject, Template, described
-from .aws import aws
+from .aws import ACCOUNT, REGION, aws
 from .conftest import TARGETS
 from .pump import running
 from .tools import NOWHERE, need_cdk, program, run
@@ -79,13 +79,13 @@ def test_deploy_change_use_remove(
     project = BakedProject(tmp_path / "statement-service")
     for_this_python(project)
 
-    def command(*words: str) -> None:
-        process = run(*words, directory=project.path, **tool, CONFIRM="dev")
+    def command(*words: str, directory: Path = project.path) -> None:
+        process = run(*words, directory=directory, **tool, CONFIRM="dev")
         print(process.stdout)
         assert process.returncode == 0, described(process)
 
     if target == "cdk":
-        command(program("cdk"), "bootstrap", "aws://123456789012/eu-central-1")
+        command(program("cdk"), "bootstrap", f"aws://{ACCOUNT}/{REGION}", directory=tmp_path)
     command("make", "deploy", "STAGE=dev")
     first = live_version(account)
 
