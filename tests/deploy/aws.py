@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from moto.awslambda.models import LambdaVersion, lambda_backends
 from moto.cloudformation import models, parsing
-from moto.cloudformation.models import ChangeSet, Stack
+from moto.cloudformation.models import ChangeSet, Stack, cloudformation_backends
 from moto.core.common_models import CloudFormationModel
 from moto.server import ThreadedMotoServer
 from moto.sqs.models import Queue
@@ -100,6 +100,10 @@ def _parse(template: str) -> dict[str, Any]:
     return made
 
 
+def _parse_change_set(change_set: ChangeSet) -> None:
+    change_set.template_dict = _parse(change_set.template)
+
+
 def _apply(change_set: ChangeSet) -> None:
     """What moto does, and the outputs made anew, which it forgets."""
     _plain_apply(change_set)
@@ -107,6 +111,8 @@ def _apply(change_set: ChangeSet) -> None:
     stack.template = change_set.template
     stack._parse_template()
     stack.output_map = stack._create_output_map()
+    exports = cloudformation_backends[stack.account_id][stack.region_name].exports
+    exports.update({export.name: export for export in stack.exports})
 
 
 def _update(
@@ -139,6 +145,7 @@ PATCHES: tuple[tuple[object, str, object], ...] = (
     # Versions are retained.
     (LambdaVersion, "delete_from_cloudformation_json", classmethod(lambda *_, **__: None)),
     (Stack, "parse_template", staticmethod(_parse)),
+    (ChangeSet, "_parse_template", _parse_change_set),
     (ChangeSet, "apply", _apply),
     (parsing.ResourceMap, "update", _update),
     # moto's own mapping would run the function in Docker; the pump stands in for it.
