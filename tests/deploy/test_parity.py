@@ -36,6 +36,7 @@ def values_of(project: BakedProject, stage: str) -> dict[str, str]:
 CASES = [*((answers, STAGES[0]) for answers in SHAPES), (SHAPES[0], STAGES[1])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("answers", "stage"), CASES, ids=label)
 @pytest.mark.parametrize("target", OTHERS)
 def test_the_same_infrastructure(

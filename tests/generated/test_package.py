@@ -50,10 +50,10 @@ def test_validate(service: BakedProject) -> None:
 
 @pytest.mark.slow
 def test_validate_finds_what_sam_alone_overlooks(service: BakedProject) -> None:
-    """A reference that nothing defines, inside an event: seen only after translation."""
+    """A reference that nothing defines, inside a rollout: seen only after translation."""
     template = service.path / "deploy" / "template.yaml"
     sound = template.read_text(encoding="utf-8")
-    broken = sound.replace("Queue: !GetAtt WorkQueue.Arn", "Queue: !GetAtt NoSuchQueue.Arn")
+    broken = sound.replace("Alarms: [!Ref VersionFailed", "Alarms: [!Ref NoSuch")
     assert broken != sound
     template.write_text(broken, encoding="utf-8")
     try:
@@ -61,4 +61,4 @@ def test_validate_finds_what_sam_alone_overlooks(service: BakedProject) -> None:
     finally:
         template.write_text(sound, encoding="utf-8")
     assert process.returncode != 0
-    assert "NoSuchQueue" in process.stdout
+    assert "NoSuch" in process.stdout
