@@ -16,7 +16,12 @@ from typing import Any
 import pytest
 from moto.awslambda.models import LambdaVersion, lambda_backends
 from moto.cloudformation import models, parsing
-from moto.cloudformation.models import ChangeSet, Stack, cloudformation_backends
+from moto.cloudformation.models import (
+    ChangeSet,
+    CloudFormationBackend,
+    Stack,
+    cloudformation_backends,
+)
 from moto.core.common_models import CloudFormationModel
 from moto.server import ThreadedMotoServer
 from moto.sqs.models import Queue
@@ -133,6 +138,20 @@ def _update(
     _plain_update(resources, template, parameters)
 
 
+def _resolve_parameters(
+    backend: CloudFormationBackend, instance: Any, incoming_params: list[dict[str, Any]]
+) -> dict[str, str]:
+    """A previous value that nobody gave is the default, which moto does not look up."""
+    known = [
+        one
+        for one in incoming_params
+        if "ParameterValue" in one or one["ParameterKey"] in instance.parameters
+    ]
+    resolved: dict[str, str] = _plain_resolve(backend, instance, known)
+    return resolved
+
+
+_plain_resolve = CloudFormationBackend._resolve_update_parameters
 _plain_update = parsing.ResourceMap.update
 _plain_parse = Stack.parse_template
 _plain_apply = ChangeSet.apply
@@ -148,6 +167,7 @@ PATCHES: tuple[tuple[object, str, object], ...] = (
     (ChangeSet, "_parse_template", _parse_change_set),
     (ChangeSet, "apply", _apply),
     (parsing.ResourceMap, "update", _update),
+    (CloudFormationBackend, "_resolve_update_parameters", _resolve_parameters),
     # moto's own mapping would run the function in Docker; the pump stands in for it.
     (Queue, "lambda_event_source_mappings", property(lambda _: {}, lambda *_: None)),
     # It would refuse what cfn-lint merely warns of; `make validate` lints.
