@@ -147,5 +147,5 @@ def a_message_is_processed(account: str, project: BakedProject) -> None:
     assert document == b"Good day, Ada!\n"
     records = s3.list_objects_v2(Bucket=made["RecordsBucket"])["Contents"]
     assert len(records) == 1  # the malformed one, parked
-    items = client(account, "dynamodb").scan(TableName=made["LedgerTable"])["Items"]
-    assert [item["id"]["S"] for item in items] == ["g1/greeting"] or len(items) == 1
+    (item,) = client(account, "dynamodb").scan(TableName=made["LedgerTable"])["Items"]
+    assert "completed" in item
