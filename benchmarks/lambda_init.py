@@ -11,11 +11,12 @@ import contextlib
 import json
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING
 
 from benchmarks import packages
 from benchmarks.events import event, identifier
@@ -29,10 +30,10 @@ from benchmarks.processes import (
     redis_server,
 )
 from benchmarks.report import Metric, Result, Target, rows_of
-from benchmarks.runtime_api import Happening, Polled, Responded, RuntimeApi, invocation
 from benchmarks.samples import Measured
 
-H = TypeVar("H", bound=Happening)
+if TYPE_CHECKING:
+    from local_sqs.runtime_api import RuntimeApi
 
 NAME = "lambda_init"
 TITLE = "Lambda cold start under awslambdaric"
@@ -73,9 +74,12 @@ class Function:
 
     def cold_start(self) -> Measured:
         """Start it, hand it one record, and see the job done. In milliseconds since its exec."""
+        from local_sqs.invocation import INIT_DONE, RESPONSE, Invocation
+        from local_sqs.runtime_api import RuntimeApi
+
         greeting = identifier()
-        work = invocation(json.dumps(event(greeting)).encode())
-        with RuntimeApi() as api:
+        document = json.dumps(event(greeting)).encode()
+        with RuntimeApi("arn:aws:lambda:eu-central-1:123456789012:function:worker") as api:
             variables = {
                 "AWS_LAMBDA_RUNTIME_API": api.address,
                 "AWS_LAMBDA_FUNCTION_NAME": "worker",
@@ -97,35 +101,36 @@ class Function:
                     stderr=output,
                 )
             try:
-                _expect(api, Polled, log)
+                _expect(api, INIT_DONE, log)
                 polled = time.perf_counter()
-                api.invoke(work)
-                response = _expect(api, Responded, log)
+                api.invoke(Invocation(identifier(), time.monotonic() + PATIENCE, document))
+                response = _expect(api, RESPONSE, log)
                 done = time.perf_counter()
             finally:
                 process.kill()
                 process.wait()
-        if json.loads(response.body) != {"batchItemFailures": []}:
+        if json.loads(response) != {"batchItemFailures": []}:
             raise RuntimeError(f"the job failed: {log.read_text()[-500:]}")
         if self.documents is not None and not (self.documents / f"{greeting}.txt").is_file():
             raise RuntimeError("the job left no file")
         return {POLL: 1000 * (polled - started), self.job: 1000 * (done - started)}
 
 
-def _expect(api: RuntimeApi, kind: type[H], log: Path) -> H:
+def _expect(api: RuntimeApi, kind: bytes, log: Path) -> bytes:
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
-        for happening in api.step(deadline - time.monotonic()):
-            if not isinstance(happening, kind):
-                raise RuntimeError(f"{happening}: {log.read_text()[-500:]}")
-            return happening
-    raise TimeoutError(f"no {kind.__name__} within {PATIENCE:g} s: {log.read_text()[-500:]}")
+        for outcome in api.step(deadline - time.monotonic()):
+            if outcome.kind != kind:
+                raise RuntimeError(f"{outcome}: {log.read_text()[-500:]}")
+            return outcome.payload
+    raise TimeoutError(f"not within {PATIENCE:g} s: {log.read_text()[-500:]}")
 
 
 def run(lab: Lab) -> Result:
     """Measure it."""
     result = Result(NAME, TITLE)
     require("awslambdaric")
+    sys.path.insert(0, str(lab.baked("minimal") / "vendor" / "local_sqs"))  # the Runtime API
     base = lab.directory("lambda")
     python = packages.lambda_python(base / "python")
     with redis_server(any_server(), base) as port, contextlib.ExitStack() as stack:

@@ -1,12 +1,13 @@
 """Messages a second through a queue: sent, received and deleted, in batches of 10.
 
-A turn puts a number of messages into an empty queue, then drains it; the depth is the same for
-all, since moto slows with it (500 deep, to a third). What is fast repeats that until the clock has
-enough.
+With one client, a turn puts a number of messages into an empty queue, then drains it; the depth is the
+same for all, since moto slows with it (500 deep, to a third). What is fast repeats that until the clock
+has enough. End to end, a producer and a consumer, each a process of its own, work at the same time.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -24,12 +25,16 @@ TITLE = "Queue throughput"
 FLOOR = "bare Redis list (floor)"
 OURS = "local_sqs.Queue"
 POLLER = "local_sqs.Queue, deleting with the next receive"
+PROCESSES = "local_sqs.Queue, a producer and a consumer"
+POLLED = "local_sqs.Queue, a producer and a poller"
 MOTO = "moto's SQS, boto3"
+LOCAL = [OURS, POLLER, PROCESSES, POLLED]
 RATE = "sent, received, deleted"
 BATCH = 10
 DEPTH = 100  # messages
 TARGET = Target(20_000, least=True)
 ENOUGH = 0.25  # seconds of work a turn
+STREAM = 10_000  # messages a turn end to end
 
 Drain = Callable[[list[list[str]]], int]
 """Send all these batches, then receive and delete everything; gives how many were deleted."""
@@ -46,6 +51,8 @@ def run(lab: Lab) -> Result:
             Variant(FLOOR, timed(stack.enter_context(bare_list(port)))),
             Variant(OURS, timed(stack.enter_context(ours(port)))),
             Variant(POLLER, timed(stack.enter_context(as_the_poller(port)))),
+            Variant(PROCESSES, stack.enter_context(end_to_end(port, consume))),
+            Variant(POLLED, stack.enter_context(end_to_end(port, poll))),
         ]
         try:
             require("boto3", "moto")
@@ -53,11 +60,12 @@ def run(lab: Lab) -> Result:
         except Unavailable as missing:
             result.notes.append(f"{MOTO}: not measured: {missing}")
         samples = lab.rounds(variants, result.notes)
-    metric = Metric(RATE, "messages/s", FLOOR, dict.fromkeys([OURS, POLLER], TARGET))
-    result.rows = rows_of(samples, [metric], [OURS, POLLER])
+    metric = Metric(RATE, "messages/s", FLOOR, dict.fromkeys(LOCAL, TARGET))
+    result.rows = rows_of(samples, [metric], LOCAL)
     result.notes.append(
-        f"More is better. {DEPTH} messages deep, one client, in batches of {BATCH}. The floor loses "
-        "what a killed client held: it has no visibility timeout, no receive count, no receipts."
+        f"More is better. In batches of {BATCH}; one client and {DEPTH} messages deep, or two processes "
+        f"and {STREAM:,} messages. The floor loses what a killed client held: it has no visibility "
+        "timeout, no receive count, no receipts."
     )
     return result
 
@@ -138,6 +146,72 @@ def as_the_poller(port: int) -> Iterator[Drain]:
                 done = [message.receipt for message in received.messages]
 
         yield drain
+
+
+@contextmanager
+def end_to_end(port: int, consumer: Callable[[str], None]) -> Iterator[Callable[[], Measured]]:
+    """A turn: this process sends while another runs `consumer`, which ends when it has had them all."""
+    from local_sqs.queue import Queue
+
+    url = f"redis://{HOST}:{port}/{consumer.__name__}"
+    with Queue.open(url) as queue:
+        queue.create(visibility_timeout=300, max_receive_count=5, dead_letter_queue="dead")
+
+        def turn() -> Measured:
+            messages = [body(identifier()) for _ in range(DEPTH)]
+            batches = [messages[i : i + BATCH] for i in range(0, DEPTH, BATCH)]
+            ready, tell_ready = os.pipe()
+            child = os.fork()
+            if child == 0:
+                os.write(tell_ready, b"1")
+                try:
+                    consumer(url)
+                finally:
+                    os._exit(1)  # it leaves by os._exit(0) when all is well
+            os.read(ready, 1)
+            started = time.perf_counter()
+            for _ in range(STREAM // DEPTH):
+                for batch in batches:
+                    queue.send_batch(batch)
+            status = os.waitpid(child, 0)[1]
+            seconds = time.perf_counter() - started
+            os.close(ready)
+            os.close(tell_ready)
+            left = queue.stats()
+            if status or left.ready or left.in_flight:
+                raise RuntimeError(f"the consumer ended with status {status} and left {left}")
+            return {RATE: STREAM / seconds}
+
+        yield turn
+
+
+def consume(url: str) -> None:
+    """Receive and delete, by the calls that anybody would use."""
+    from local_sqs.queue import Queue
+
+    with Queue.open(url) as queue:
+        count = 0
+        while count < STREAM:
+            messages = queue.receive(BATCH, wait=10)
+            count += sum(queue.delete_batch(message.receipt for message in messages))
+    os._exit(0)
+
+
+def poll(url: str) -> None:
+    """Receive and delete as the event source mapping does: one round trip for both."""
+    from local_sqs.queue import Queue
+
+    with Queue.open(url) as queue:
+        count = 0
+        done: list[str] = []
+        while count < STREAM:
+            received = queue.look(BATCH, done=done)
+            count += sum(received.deleted)
+            messages = received.messages
+            if not messages and count < STREAM:
+                messages = queue.receive(BATCH, wait=10)
+            done = [message.receipt for message in messages]
+    os._exit(0)
 
 
 def moto(url: str) -> Drain:

@@ -12,6 +12,10 @@ import pytest
 from .baking import BakedProject, Template, snapshot
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--chaos-seed", type=int, help="take up a run of a chaos test again")
+
+
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Template:
     """A committed copy of the working tree, tagged v0.1.0; not to be changed by tests."""

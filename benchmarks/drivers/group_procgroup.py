@@ -1,8 +1,8 @@
 """A group of procgroup's: ``python -m … BLUEPRINT SUPERVISOR SERVER``: launch, one message, teardown.
 
 The blueprint's worker puts a file named after the greeting somewhere into the group's directory.
-``SERVER`` is a blueprint's `binary` entry. PYTHONPATH holds the service and its vendored packages,
-which a service's own environment would have installed.
+``SUPERVISOR`` may be ``auto``. ``SERVER`` is a blueprint's `binary` entry. PYTHONPATH holds the service
+and its vendored packages, which a service's own environment would have installed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from local_sqs.client import Client
 from procgroup import ProcessGroup
 
 from benchmarks.events import body, identifier
-from benchmarks.group import FIRST, TEARDOWN
+from benchmarks.group import AUTO, FIRST, TEARDOWN
 from benchmarks.processes import serve, until
 from benchmarks.samples import Measured
 
@@ -27,7 +27,7 @@ def main(blueprint: Path, supervisor: str, server: str) -> None:
         started = time.perf_counter()
         group = ProcessGroup.launch(
             blueprint,
-            supervisor=supervisor,
+            supervisor=None if supervisor == AUTO else supervisor,
             overrides={"roles": {"queue": {"binary": [server]}}},
         )
         try:

@@ -38,6 +38,12 @@ def test_test(service: BakedProject, system: str, tmp_path: Path) -> None:
     assert "no tests ran" not in process.stdout
 
 
+def test_test_runtime(service: BakedProject) -> None:
+    process = service.run("make", "test-runtime")
+    assert process.returncode == 0, described(process)
+    assert "no tests ran" not in process.stdout
+
+
 def test_work_leaves_nothing_to_commit_but_the_lock(service: BakedProject) -> None:
     """Runs last: what the targets above wrote is ignored, all but the team's uv.lock."""
     assert git(service.path, "status", "--porcelain") == "?? uv.lock"
@@ -47,7 +53,17 @@ def test_make_alone_lists_the_targets(service: BakedProject) -> None:
     process = service.run("make")
     assert process.returncode == 0
     listed = [line.split()[1] for line in process.stdout.splitlines()]
-    assert {"setup", "test", "lint", "run", "demo", "debug", "build", "validate"} <= set(listed)
+    assert {
+        "setup",
+        "test",
+        "test-runtime",
+        "lint",
+        "run",
+        "demo",
+        "debug",
+        "build",
+        "validate",
+    } <= set(listed)
 
 
 def test_the_demo_on_a_machine_with_nothing_installed(template: Template, tmp_path: Path) -> None:

@@ -34,7 +34,9 @@ def record(
         "SenderId": "AIDAEXAMPLE",
         "ApproximateFirstReceiveTimestamp": "1761955200001",
     }
+    queue = "orders"
     if group is not None:
+        queue = "orders.fifo"
         attributes |= {
             "MessageGroupId": group,
             "MessageDeduplicationId": str(number),
@@ -48,7 +50,7 @@ def record(
         "messageAttributes": {},
         "md5OfBody": "",
         "eventSource": "aws:sqs",
-        "eventSourceARN": "arn:aws:sqs:eu-central-1:000000000000:orders",
+        "eventSourceARN": f"arn:aws:sqs:eu-central-1:000000000000:{queue}",
         "awsRegion": "eu-central-1",
     }
 

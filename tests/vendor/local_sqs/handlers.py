@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import local_sqs
+
 logger = logging.getLogger("handlers")
 
 
@@ -44,8 +46,8 @@ def work(event: dict[str, Any], context: Any) -> Any:
                     time.sleep(60)
                 except BaseException:
                     continue
-        elif verb == "hang-once" and record["attributes"]["ApproximateReceiveCount"] == "1":
-            time.sleep(60)
+        elif verb == "c-call":
+            sum(range(10**13))  # runs no signal handler
         elif verb == "wait-for":
             while not Path(argument).exists():
                 time.sleep(0.002)
@@ -79,44 +81,60 @@ def stop_here(event: dict[str, Any], context: Any) -> Any:
     raise KeyboardInterrupt(answer)
 
 
-def _failures(*identifiers: Any) -> dict[str, Any]:
-    return {"batchItemFailures": [{"itemIdentifier": value} for value in identifiers]}
+def wrong_key(event: dict[str, Any], context: Any) -> Any:
+    """Names every message under a key that is not itemIdentifier."""
+    return {"batchItemFailures": [{"messageId": x["messageId"]} for x in event["Records"]]}
 
 
-def _raise(_: list[str]) -> Any:
-    raise RuntimeError("no")
-
-
-# name of a row in test_conformance.py -> response for the ids of a batch
-RESPONSES = {
-    "empty list": lambda ids: {"batchItemFailures": []},
-    "null list": lambda ids: {"batchItemFailures": None},
-    "empty object": lambda ids: {},
-    "null": lambda ids: None,
-    "other object": lambda ids: {"statusCode": 200},
-    "one named": lambda ids: _failures(ids[1]),
-    "two named": lambda ids: _failures(ids[0], ids[2]),
-    "one named twice": lambda ids: _failures(ids[1], ids[1]),
-    "all named": lambda ids: _failures(*ids),
-    "raises": _raise,
-    "not serialisable": lambda ids: {"batchItemFailures": [object()]},
-    "not JSON": lambda ids: {"batchItemFailures": [], "rate": float("nan")},
-    "a string": lambda ids: "done",
-    "a list": lambda ids: [{"itemIdentifier": ids[0]}],
-    "list is an object": lambda ids: {"batchItemFailures": {"itemIdentifier": ids[0]}},
-    "element is a string": lambda ids: {"batchItemFailures": [ids[0]]},
-    "empty identifier": lambda ids: _failures(ids[0], ""),
-    "null identifier": lambda ids: _failures(None),
-    "identifier is a number": lambda ids: _failures(7),
-    "wrong key name": lambda ids: {"batchItemFailures": [{"messageId": ids[0]}]},
-    "unknown identifier": lambda ids: _failures(ids[0], "00000000-0000-4000-a000-000000000000"),
-}
-
-
-def table(event: dict[str, Any], context: Any) -> Any:
-    """Answers a first delivery as the row of the table says that the bodies name; then succeeds."""
+def fill(event: dict[str, Any], context: Any) -> Any:
+    """Takes as many MB as the body says, for a moment."""
     _note(event, context)
-    first = event["Records"][0]
-    if first["attributes"]["ApproximateReceiveCount"] != "1":
-        return None
-    return RESPONSES[first["body"].partition("|")[0]]([r["messageId"] for r in event["Records"]])
+    for record in event["Records"]:
+        bytearray(int(record["body"]) * 2**20)
+
+
+def large(event: dict[str, Any], context: Any) -> Any:
+    """Answers with as many bytes as the body says."""
+    _note(event, context)
+    size = int(event["Records"][0]["body"])
+    return {
+        "batchItemFailures": [],
+        "more": "x" * (size - len('{"batchItemFailures": [], "more": ""}')),
+    }
+
+
+LEASE = 2.0
+"""Seconds: longer than the function's timeout in test_chaos.py, so that no two hold a claim at once."""
+
+_ledger: local_sqs.RedisLedger | None = None
+
+
+def effect(event: dict[str, Any], context: Any) -> Any:
+    """Does each message's effect under a claim, and notes in $EFFECTS: `effect`, then `completed` once
+    the ledger knows. A message whose claim another holds returns, and with it the rest of its group."""
+    global _ledger
+    if _ledger is None:
+        _ledger = local_sqs.RedisLedger.open(os.environ["LEDGER"])
+    failures, blocked = [], set()
+    for record in event["Records"]:
+        number, _, seconds = record["body"].partition(" ")
+        group = record["attributes"].get("MessageGroupId")
+        state = "held"
+        if group not in blocked:
+            state, _ = _ledger.claim(number, context.aws_request_id, LEASE)
+        if state == "held":
+            failures.append({"itemIdentifier": record["messageId"]})
+            if group is not None:
+                blocked.add(group)
+        elif state == "claimed":
+            _note_effect("effect", number, context)
+            time.sleep(float(seconds))
+            if _ledger.complete(number, context.aws_request_id):
+                _note_effect("completed", number, context)
+    return {"batchItemFailures": failures}
+
+
+def _note_effect(what: str, number: str, context: Any) -> None:
+    descriptor = os.open(os.environ["EFFECTS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(descriptor, f"{what} {number} {context.aws_request_id}\n".encode())
+    os.close(descriptor)

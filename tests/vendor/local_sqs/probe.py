@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,4 +23,5 @@ def handler(event: dict[str, Any], context: Any) -> None:
     known["variables"] = dict(os.environ)
     known["remaining"] = context.get_remaining_time_in_millis()
     known["key"] = KEY
+    known["zone"] = time.tzname
     Path(os.environ["DELIVERIES"]).write_text(json.dumps(known) + "\n")

@@ -1,76 +1,206 @@
-"""Nothing is lost, whoever is killed.
+"""Nothing is lost, and nothing done twice unnoticed, whoever is killed.
 
-Environments and pollers are killed -9 at random while messages flow. At the end each message is done or
-dead-lettered, and the queue is empty. The seed is printed and can be given as CHAOS_SEED.
+Environments, pollers and, in a test of its own, Redis are killed -9 at random while messages flow. At the
+end each message is done or dead-lettered and the queue is empty. An effect may be done twice only if the
+first time its process died after the effect and before the ledger knew: the window that a ledger leaves.
+Of a FIFO queue, the effects of a group come in order.
+
+The seed decides on victims and pauses. It is printed, and taken up again by
+`pytest tests/vendor/local_sqs/test_chaos.py --chaos-seed N`.
 """
 
 import contextlib
 import os
 import random
 import signal
+import threading
 import time
+from collections import Counter
+from typing import Any
 
 import pytest
-from local_sqs import Queue
+from local_sqs import Entry, Queue
+
+GROUPS = 7
+NOTHING = {"environment": 0, "poller": 0, "redis": 0}
 
 
-def _chaos(queue, mapping, wait_until, messages, seed, seconds):
-    chance = random.Random(seed)
-    print(f"CHAOS_SEED={seed}")
-    for start in range(0, messages, 10):
-        queue.send_batch(
-            [f"sleep 0.00{number % 10}" + f" #{number}" for number in range(start, start + 10)]
+class Chaos:
+    """One run: a sender, a mapping, and a killer."""
+
+    def __init__(
+        self, server, start_mapping, wait_until, tmp_path, seed, *, messages, pause, suffix=""
+    ):
+        self.server, self.messages, self.pause = server, messages, pause
+        self.wait_until = wait_until
+        self.chance = random.Random(seed)
+        self.seed = seed
+        self.effects_path = tmp_path / "effects"
+        self.kills = dict(NOTHING)
+        url = f"redis://127.0.0.1:{server.port}"
+        self.fifo = suffix == ".fifo"
+        self.queue = Queue.open(f"{url}/work{suffix}", retry_for=30)
+        self.dead = Queue.open(f"{url}/work-dead{suffix}", retry_for=30)
+        self.mapping = start_mapping(
+            port=server.port,
+            queue={
+                "name": self.queue.name,
+                "visibility_timeout": 1.0,
+                "max_receive_count": 50,
+                "dead_letter_queue": self.dead.name,
+                "fifo": self.fifo,
+            },
+            function={
+                "handler": "handlers.effect",
+                "timeout": 1.0,
+                "environment": {"LEDGER": f"{url}/ledger", "EFFECTS": str(self.effects_path)},
+            },
+            mapping={"concurrency": 4, "batch_size": 10},
         )
-    dead = Queue(queue.client, "work-dead")
-    kills = {"environment": 0, "poller": 0}
-    deadline = time.monotonic() + seconds
+        print(f"--chaos-seed {seed}")
 
-    def unfinished():
-        stats = queue.stats()
-        return stats.ready + stats.in_flight
+    def run(self, victims: dict[str, int], seconds: float) -> None:
+        """`victims`: how likely each is the next."""
+        sender = threading.Thread(target=self._send, args=(self.seed,))
+        sender.start()
+        deadline = time.monotonic() + seconds
+        names, weights = list(victims), list(victims.values())
+        while sender.is_alive() or self._unfinished():
+            assert time.monotonic() < deadline, (
+                f"--chaos-seed {self.seed}: {self.queue.stats()} after {self.kills}"
+            )
+            time.sleep(self.chance.uniform(0.4, 1.6) * self.pause)
+            self._kill(self.chance.choices(names, weights)[0])
+        sender.join()
+        assert self.mapping.process.poll() is None, "the poller ended by itself"
+        self._check()
 
-    while unfinished():
-        assert time.monotonic() < deadline, f"seed {seed}: {queue.stats()} after {kills}"
-        time.sleep(chance.uniform(0.02, 0.08))
-        if chance.random() < 0.15:
-            kills["poller"] += 1
-            mapping.kill()
-            mapping.start()
-        elif environments := mapping.environments():
-            kills["environment"] += 1
+    def _send(self, seed: int) -> None:
+        chance = random.Random(seed)
+        url = f"redis://127.0.0.1:{self.server.port}/{self.queue.name}"
+        with Queue.open(url, retry_for=30) as queue:
+            for start in range(0, self.messages, 10):
+                numbers = range(start, min(start + 10, self.messages))
+                queue.send_batch([self._entry(n, chance.uniform(0, 0.005)) for n in numbers])
+
+    def _entry(self, number: int, seconds: float) -> Entry:
+        body = f"{number} {seconds:.4f}"
+        if not self.fifo:
+            return Entry(body)
+        return Entry(body, group_id=f"{number % GROUPS}", deduplication_id=f"{number}")
+
+    def _unfinished(self) -> int:
+        stats = self.queue.stats()
+        return stats.ready + stats.in_flight + stats.delayed
+
+    def _kill(self, victim: str) -> None:
+        if victim == "environment":
+            environments = self.mapping.environments()
+            if not environments:
+                return
             with contextlib.suppress(ProcessLookupError):
-                os.kill(chance.choice(environments), signal.SIGKILL)
-    print(kills)
-    done = {body.partition("#")[2] for body in mapping.bodies()}
-    parked = {message.body.partition("#")[2] for message in dead.peek(messages)}
-    assert done | parked == {str(number) for number in range(messages)}
-    assert kills["environment"] > 3
-    return done, parked
+                os.kill(self.chance.choice(environments), signal.SIGKILL)
+        elif victim == "poller":
+            assert self.mapping.process.poll() is None, "the poller ended by itself"
+            self.mapping.kill()
+            self.mapping.start()
+        else:
+            self.server.kill()
+            self.wait_until(self.server.start, "Redis is back")
+        self.kills[victim] += 1
+
+    def _check(self) -> None:
+        notes = [line.split() for line in self.effects_path.read_text().splitlines()]
+        effects = Counter(number for what, number, _ in notes if what == "effect")
+        parked = {message.body.split()[0] for message in self.dead.peek(self.messages)}
+        twice = sum(effects.values()) - len(effects)
+        print(f"{self.kills}; {twice} effects done again; {len(parked)} dead-lettered")
+        wanted = {str(number) for number in range(self.messages)}
+        assert effects.keys() | parked == wanted, f"--chaos-seed {self.seed}: vanished"
+        known: set[str] = set()
+        for what, number, request in notes:
+            assert number not in known, (
+                f"--chaos-seed {self.seed}: {what} of {number} by {request} after its completion"
+            )
+            if what == "completed":
+                known.add(number)
+        if self.fifo:
+            for group in range(GROUPS):
+                first = [n for n in map(int, effects) if n % GROUPS == group]
+                assert first == sorted(first), f"--chaos-seed {self.seed}: out of order"
+        told = self.mapping.log().count("retrying until it is back")
+        assert told <= self.kills["redis"] + self.kills["poller"], "one line an outage and poller"
 
 
-def _seed():
-    return int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(10**9))
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    given: int | None = request.config.getoption("--chaos-seed", default=None)
+    return random.SystemRandom().randrange(10**9) if given is None else given
 
 
-def _start(start_mapping):
-    return start_mapping(
-        queue={
-            "visibility_timeout": 0.4,
-            "max_receive_count": 50,
-            "dead_letter_queue": "work-dead",
-        },
-        function={"handler": "handlers.nap", "timeout": 0.4},
-        mapping={"concurrency": 4, "batch_size": 5},
-    )
+@pytest.fixture
+def chaos(start_mapping, wait_until, tmp_path, seed):
+    runs: list[Chaos] = []
+
+    def start(server: Any, **options: Any) -> Chaos:
+        runs.append(Chaos(server, start_mapping, wait_until, tmp_path, seed, **options))
+        return runs[-1]
+
+    yield start
+    for run in runs:
+        run.queue.close()
+        run.dead.close()
 
 
-def test_a_few_hundred_messages_under_kill_9(queue, start_mapping, wait_until):
-    mapping = _start(start_mapping)
-    _chaos(queue, mapping, wait_until, 300, _seed(), 30)
+WORKERS = {"environment": 85, "poller": 15}
+ALL = {"environment": 75, "poller": 12, "redis": 13}
+RUNTIME = pytest.mark.parametrize("environments", ["runtime"])
+REDIS = pytest.mark.parametrize("server", ["redis"], indirect=True)
+
+
+def test_a_few_hundred_messages_under_kill_9(server, chaos):
+    chaos(server, messages=300, pause=0.05).run(WORKERS, 60)
+
+
+@RUNTIME
+def test_a_few_messages_under_kill_9_in_the_production_runtime(server, chaos):
+    chaos(server, messages=100, pause=0.2).run(WORKERS, 60)
+
+
+@REDIS
+def test_a_few_hundred_messages_with_redis_killed_too(durable_server, chaos):
+    chaos(durable_server, messages=200, pause=0.05).run(ALL, 60)
+
+
+@REDIS
+def test_a_fifo_queue_keeps_its_order_whatever_is_killed(durable_server, chaos):
+    chaos(durable_server, messages=100, pause=0.2, suffix=".fifo").run(ALL, 60)
 
 
 @pytest.mark.stress
-@pytest.mark.parametrize("run", range(10))
-def test_three_thousand_messages_under_kill_9(queue, start_mapping, wait_until, run):
-    mapping = _start(start_mapping)
-    _chaos(queue, mapping, wait_until, 3000, _seed() + run, 120)
+@REDIS
+@pytest.mark.parametrize("run", range(50))
+def test_five_hundred_fifo_messages_with_redis_killed_too(durable_server, chaos, run):
+    chaos(durable_server, messages=500, pause=0.2, suffix=".fifo").run(ALL, 300)
+
+
+@pytest.mark.stress
+@REDIS
+@pytest.mark.parametrize("run", range(50))
+def test_three_thousand_messages_under_kill_9(server, chaos, run):
+    chaos(server, messages=3000, pause=0.05).run(WORKERS, 300)
+
+
+@pytest.mark.stress
+@REDIS
+@pytest.mark.parametrize("run", range(50))
+def test_three_thousand_messages_with_redis_killed_too(durable_server, chaos, run):
+    chaos(durable_server, messages=3000, pause=0.05).run(ALL, 300)
+
+
+@pytest.mark.stress
+@REDIS
+@RUNTIME
+@pytest.mark.parametrize("run", range(50))
+def test_three_hundred_messages_in_the_production_runtime(durable_server, chaos, run):
+    chaos(durable_server, messages=300, pause=0.2).run(ALL, 300)

@@ -62,14 +62,13 @@ def test_a_record_without_attributes_has_no_md5_of_them(queue):
 def test_a_group_and_a_dead_letter_show_in_the_attributes(queue, client):
     from local_sqs import Queue
 
-    queue.send("Hi", group_id="g", deduplication_id="d")
+    queue.send("Hi", group_id="g")
     for _ in range(4):
         queue.receive()
         advance_clock(client, 30)
     messages = Queue(client, "work-dead").receive()
     (record,) = event(messages, queue_arn("work-dead"))["Records"]
     assert record["attributes"]["MessageGroupId"] == "g"
-    assert record["attributes"]["MessageDeduplicationId"] == "d"
     assert record["attributes"]["DeadLetterQueueSourceArn"] == queue_arn("work")
 
 

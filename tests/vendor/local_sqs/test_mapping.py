@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 from local_sqs import Queue, advance_clock
+from local_sqs.faults import set_faults
+from local_sqs.invocation import MAXIMUM_RESPONSE_BYTES
+
+BOTH = pytest.mark.parametrize("environments", ["fork", "runtime"])
 
 
 def _alive(pid):
@@ -59,6 +63,7 @@ def test_a_window_ends_early_when_the_batch_is_full(queue, start_mapping, wait_u
     assert [len(batch) for batch in _batches(mapping)] == [25]
 
 
+@BOTH
 def test_a_batch_is_cut_at_six_megabytes(queue, start_mapping, wait_until):
     for number in range(8):
         queue.send(f"{number}" + "x" * (1024 * 1024 - 100))
@@ -71,6 +76,7 @@ def test_a_batch_is_cut_at_six_megabytes(queue, start_mapping, wait_until):
 # Concurrency
 
 
+@BOTH
 def test_as_many_environments_as_concurrency_and_no_more(
     queue, start_mapping, wait_until, tmp_path
 ):
@@ -86,6 +92,7 @@ def test_as_many_environments_as_concurrency_and_no_more(
     wait_until(lambda: queue.stats().in_flight == 0, "all deleted")
 
 
+@BOTH
 def test_an_environment_is_used_again(queue, start_mapping, wait_until):
     mapping = start_mapping()
     for number in range(5):
@@ -115,6 +122,7 @@ def test_a_module_that_cannot_be_preloaded_is_told_and_no_obstacle(
     wait_until(mapping.deliveries, "delivered")
 
 
+@BOTH
 def test_the_context_is_lambda_s(queue, start_mapping, wait_until):
     mapping = start_mapping(
         function={
@@ -134,9 +142,12 @@ def test_the_context_is_lambda_s(queue, start_mapping, wait_until):
     assert seen["invoked_function_arn"] == "arn:aws:lambda:us-east-1:000000000000:function:worker"
     assert seen["log_group_name"] == "/aws/lambda/worker"
     assert "[$LATEST]" in seen["log_stream_name"]
+    assert seen["variables"]["AWS_EXECUTION_ENV"].startswith("AWS_Lambda_python3.")
+    assert seen["zone"] == ["UTC", "UTC"]
     assert 6000 < seen["remaining"] <= 7000
 
 
+@BOTH
 def test_logs_are_lambda_s_json(queue, start_mapping, wait_until):
     mapping = start_mapping()
     queue.send("log hello")
@@ -156,9 +167,14 @@ def test_logs_are_lambda_s_json(queue, start_mapping, wait_until):
 # Timeouts and crashes: each costs the whole batch one receive
 
 
-def test_an_environment_is_killed_at_the_function_timeout(queue, client, start_mapping, wait_until):
+@BOTH
+@pytest.mark.parametrize("body", ["hang", "c-call"])
+def test_an_environment_is_killed_at_the_function_timeout(
+    queue, client, start_mapping, wait_until, body
+):
+    """Whatever it catches, and wherever it is."""
     mapping = start_mapping(function={"timeout": 0.3}, mapping={"concurrency": 1})
-    queue.send_batch(["hang", "mate"])  # it catches BaseException and sleeps on
+    queue.send_batch([body, "mate"])
     started = wait_until(mapping.deliveries, "the first delivery")[0]["at"]
     wait_until(lambda: "Task timed out after 0.30 seconds" in mapping.log(), "the timeout")
     assert 0.25 < time.monotonic() - started < 2
@@ -168,13 +184,14 @@ def test_an_environment_is_killed_at_the_function_timeout(queue, client, start_m
     assert queue.stats().in_flight == 2
     advance_clock(client, 30)
     wait_until(lambda: len(mapping.bodies()) == 4, "both delivered again")
-    assert mapping.bodies()[2:] == ["hang", "mate"]
+    assert mapping.bodies()[2:] == [body, "mate"]
     counts = [d["attributes"]["ApproximateReceiveCount"] for d in mapping.deliveries()]
     assert counts == ["1", "1", "2", "2"]
     first, *_, last = mapping.deliveries()
     assert first["pid"] != last["pid"]
 
 
+@BOTH
 def test_what_an_environment_started_dies_with_it(queue, start_mapping, wait_until, tmp_path):
     mapping = start_mapping(function={"timeout": 0.5})
     note = tmp_path / "grandchild"
@@ -183,6 +200,7 @@ def test_what_an_environment_started_dies_with_it(queue, start_mapping, wait_unt
     wait_until(lambda: not _alive(int(note.read_text())), "the grandchild is gone")
 
 
+@BOTH
 @pytest.mark.parametrize(
     ("body", "words"),
     [("kill", "Runtime exited with error: signal: killed"), ("exit 3", "exit status 3")],
@@ -199,6 +217,7 @@ def test_an_environment_that_dies_is_replaced(
     wait_until(lambda: queue.stats().in_flight == 2, "the next message deleted, the batch not")
 
 
+@BOTH
 def test_an_environment_killed_from_outside_mid_batch(
     queue, client, start_mapping, wait_until, tmp_path
 ):
@@ -214,6 +233,7 @@ def test_an_environment_killed_from_outside_mid_batch(
     wait_until(lambda: queue.stats().in_flight == 0, "deleted")
 
 
+@BOTH
 def test_a_stopped_environment_does_not_stop_the_mapping(queue, start_mapping, wait_until):
     mapping = start_mapping(function={"timeout": 0.5}, mapping={"batch_size": 3})
     queue.send("warm")
@@ -239,9 +259,174 @@ def test_dead_lettered_through_the_mapping(queue, client, start_mapping, wait_un
     assert len(mapping.bodies()) == 2
 
 
+@BOTH
+def test_an_environment_that_uses_too_much_memory_is_killed(
+    queue, client, start_mapping, wait_until
+):
+    mapping = start_mapping(function={"handler": "handlers.fill", "memory_mb": 128})
+    queue.send("200")
+    wait_until(lambda: "Runtime exited with error: signal: killed" in mapping.log(), "killed")
+    (line,) = [line for line in mapping.log().splitlines() if "Runtime.OutOfMemory" in line]
+    assert "Memory Size: 128 MB" in line
+    assert mapping.deliveries()[0]["request"] in line
+    assert queue.stats().in_flight == 1
+    queue.send("20")
+    wait_until(lambda: "20" in mapping.bodies(), "the next message")
+    wait_until(lambda: queue.stats().in_flight == 1, "the next message deleted")
+    assert mapping.deliveries()[0]["pid"] != mapping.deliveries()[1]["pid"]
+    assert mapping.log().count("OutOfMemory") == 1
+
+
+@BOTH
+def test_a_response_of_more_than_6_mb_fails_the_batch(queue, start_mapping, wait_until):
+    mapping = start_mapping(function={"handler": "handlers.large"}, mapping={"batch_size": 1})
+    queue.send(str(MAXIMUM_RESPONSE_BYTES + 1))
+    words = (
+        f"Response payload size ({MAXIMUM_RESPONSE_BYTES + 1} bytes) exceeded maximum allowed "
+        "payload size (6291556 bytes)."
+    )
+    wait_until(lambda: words in mapping.log(), "refused")
+    queue.send(str(MAXIMUM_RESPONSE_BYTES))
+    wait_until(lambda: len(mapping.bodies()) == 2, "the next message")
+    wait_until(lambda: queue.stats().in_flight == 1, "one deleted, the first not")
+
+
+@BOTH
+def test_the_timeout_holds_while_redis_hangs(queue, server, start_mapping, wait_until):
+    """A Redis that accepts commands and never answers."""
+    mapping = start_mapping(function={"timeout": 0.4})
+    queue.send("hang")
+    (delivery,) = wait_until(mapping.deliveries, "delivered")
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        # Wakes the poller, which then waits for Redis.
+        os.kill(mapping.process.pid, signal.SIGCHLD)
+        wait_until(lambda: not _alive(delivery["pid"]), "killed at the timeout")
+        wait_until(lambda: "Task timed out after 0.40 seconds" in mapping.log(), "told")
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    assert "signal: killed" not in mapping.log()
+
+
+# Throttling: the function has less concurrency than the mapping takes for granted
+
+
+def test_reserved_concurrency_below_the_mapping_s_burns_receives(
+    queue, client, start_mapping, wait_until, tmp_path
+):
+    mapping = start_mapping(
+        queue={"max_receive_count": 2, "dead_letter_queue": "work-dead"},
+        function={"reserved_concurrency": 1, "timeout": 20},
+        mapping={"concurrency": 2, "batch_size": 1},
+    )
+    gate = tmp_path / "gate"
+    queue.send(f"wait-for {gate}")
+    wait_until(mapping.deliveries, "the only environment is busy")
+    healthy = queue.send("healthy")
+    for count in (1, 2):
+        wait_until(lambda n=count: mapping.log().count("Rate Exceeded") >= n, "throttled")
+        advance_clock(client, 30)
+    dead = Queue(client, "work-dead")
+    wait_until(lambda: healthy in [letter.id for letter in dead.peek()], "dead-lettered")
+    assert "healthy" not in mapping.bodies()
+    gate.touch()
+
+
+def test_no_reserved_concurrency_at_all_throttles_everything(queue, start_mapping, wait_until):
+    mapping = start_mapping(function={"reserved_concurrency": 0})
+    queue.send_batch(["a", "b"])
+    wait_until(lambda: queue.stats().in_flight == 2, "received")
+    assert mapping.environments() == []
+    assert "2 messages return after their visibility timeout" in mapping.log()
+
+
+# Slow environments, by a fault switch
+
+
+@BOTH
+def test_a_slow_environment_is_slow_within_the_function_s_timeout(
+    queue, client, start_mapping, wait_until
+):
+    mapping = start_mapping(function={"timeout": 1.5}, mapping={"concurrency": 1})
+    set_faults(client, "work", slow=0.6)
+    sent = time.monotonic()
+    queue.send("a")
+    (delivery,) = wait_until(mapping.deliveries, "delivered")
+    assert delivery["at"] - sent >= 0.6
+    assert delivery["remaining"] <= 900
+    wait_until(lambda: queue.stats().in_flight == 0, "deleted")
+    set_faults(client, "work", slow=30)
+    queue.send("b")
+    wait_until(lambda: "Task timed out after 1.50 seconds" in mapping.log(), "too slow")
+    assert mapping.bodies() == ["a"]
+
+
+# FIFO queues: what the 6 MB of an invocation cut off a message group
+
+
+def _eight_large_messages_of_a_group(queue, wait_until, mapping, gate, verbs):
+    """Sent while the group is blocked, so that one receive takes all; `verbs` by number."""
+    queue.send(f"wait-for {gate}", group_id="g", deduplication_id="first")
+    wait_until(mapping.deliveries, "busy")
+    for number in range(8):
+        body = verbs.get(number, str(number)).ljust(1024 * 1024 - 100)
+        queue.send(body, group_id="g", deduplication_id=str(number))
+    gate.touch()
+
+
+def test_the_rest_of_a_group_waits_for_the_batch_that_it_was_cut_off(
+    client, start_mapping, wait_until, tmp_path
+):
+    queue = Queue(client, "work.fifo")
+    mapping = start_mapping(queue={"name": "work.fifo", "fifo": True}, mapping={"concurrency": 2})
+    _eight_large_messages_of_a_group(
+        queue, wait_until, mapping, tmp_path / "gate", {0: "sleep 0.3"}
+    )
+    wait_until(lambda: len(mapping.bodies()) == 9, "delivered", 20)
+    wait_until(lambda: queue.stats().in_flight == 0, "deleted")
+    _, first, second = _batches(mapping)
+    assert [body.strip() for body in first + second] == ["sleep 0.3", *"1234567"]
+    started = {delivery["body"]: delivery["at"] for delivery in mapping.deliveries()}
+    assert started[second[0]] - started[first[0]] >= 0.3, "the rest of the group overtook"
+
+
+def test_the_rest_of_a_group_returns_behind_its_message_that_failed(
+    client, start_mapping, wait_until, tmp_path
+):
+    queue = Queue(client, "work.fifo")
+    mapping = start_mapping(queue={"name": "work.fifo", "fifo": True}, mapping={"concurrency": 2})
+    _eight_large_messages_of_a_group(queue, wait_until, mapping, tmp_path / "gate", {4: "fail"})
+    wait_until(lambda: len(mapping.bodies()) == 6, "the first five delivered", 20)
+    wait_until(lambda: queue.stats().in_flight == 4, "the four before the failure deleted")
+    assert len(_batches(mapping)) == 2, "the rest was delivered although its group is blocked"
+
+
+# The function's path
+
+
+@BOTH
+def test_the_path_comes_before_everything_else(queue, start_mapping, wait_until, tmp_path):
+    """Two directories hold a module of the same name, which lies in PYTHONPATH, too."""
+    for name in ("overlay", "package"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "probe.py").write_text(
+            "import os, pathlib\n"
+            "def handler(event, context):\n"
+            "    seen = pathlib.Path(os.environ['DELIVERIES'])\n"
+            "    seen.write_text('\"' + __file__ + '\"\\n')\n"
+        )
+    (tmp_path / "overlay" / "probe.py").rename(tmp_path / "overlay" / "other.py")
+    path = [str(tmp_path / "overlay"), str(tmp_path / "package")]
+    mapping = start_mapping(function={"handler": "probe.handler", "path": path})
+    queue.send("a")
+    (seen,) = wait_until(mapping.deliveries, "the probe's note")
+    assert seen == str(tmp_path / "package" / "probe.py")
+
+
 # Init failures
 
 
+@BOTH
 def test_a_function_that_cannot_start_burns_receives_and_backs_off(
     queue, client, start_mapping, wait_until
 ):
@@ -251,7 +436,8 @@ def test_a_function_that_cannot_start_burns_receives_and_backs_off(
     wait_until(lambda: queue.stats().in_flight == 1, "claimed for the failed invocation")
     wait_until(lambda: mapping.log().count("init of the function failed") == 2, "a second attempt")
     assert "RuntimeError: the import is broken; next attempt in 0.2 s" in mapping.log()
-    (first, *_) = [json.loads(x) for x in mapping.log().splitlines() if x.startswith("{")]
+    logged = [json.loads(x) for x in mapping.log().splitlines() if x.startswith("{")]
+    first = next(entry for entry in logged if "errorType" in entry)
     assert first["errorType"] == "RuntimeError"
     assert "broken.py" in first["stackTrace"][-1]
     (mapping.directory / "fixed").touch()
@@ -260,6 +446,7 @@ def test_a_function_that_cannot_start_burns_receives_and_backs_off(
     assert delivery["attributes"]["ApproximateReceiveCount"] == "2"
 
 
+@BOTH
 @pytest.mark.parametrize(
     ("handler", "said"),
     [("nowhere.work", "No module named 'nowhere'"), ("handlers.nothing", "'nothing' missing on")],
@@ -270,6 +457,7 @@ def test_a_handler_that_is_not_there(queue, start_mapping, handler, said):
     assert mapping.process.poll() is None
 
 
+@BOTH
 def test_an_init_that_hangs_is_killed(queue, start_mapping, wait_until):
     mapping = start_mapping(function={"handler": "slow_init.work", "init_timeout": 0.2})
     assert "init of the function failed: no answer within 0.20 seconds" in mapping.log()
@@ -279,6 +467,7 @@ def test_an_init_that_hangs_is_killed(queue, start_mapping, wait_until):
 # The end of the poller
 
 
+@BOTH
 def test_a_killed_poller_leaves_no_environment_and_loses_nothing(
     queue, client, start_mapping, wait_until, tmp_path
 ):
@@ -301,6 +490,7 @@ def test_a_killed_poller_leaves_no_environment_and_loses_nothing(
     wait_until(lambda: len(mapping.deliveries()) == 4, "both delivered again")
 
 
+@BOTH
 def test_sigterm_lets_running_batches_end_and_claims_no_more(
     queue, start_mapping, wait_until, tmp_path
 ):
@@ -318,6 +508,7 @@ def test_sigterm_lets_running_batches_end_and_claims_no_more(
     assert (stats.ready, stats.in_flight) == (1, 0)
 
 
+@BOTH
 def test_sigterm_waits_no_longer_than_the_function_timeout(queue, start_mapping, wait_until):
     mapping = start_mapping(function={"timeout": 0.4})
     queue.send("hang")
@@ -372,6 +563,7 @@ def test_redis_restarts_and_nothing_is_lost(
         wait_until(lambda: "after" in mapping.bodies(), "delivered after the outage", 2)
 
 
+@BOTH
 def test_the_function_timeout_holds_while_redis_is_away(
     durable_server, client, start_mapping, wait_until
 ):

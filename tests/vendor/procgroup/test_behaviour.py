@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from procgroup import (
@@ -24,6 +25,7 @@ from procgroup import (
     ProcessGroup,
     ProcgroupError,
     UnknownGroup,
+    processes,
 )
 
 from .conftest import (
@@ -39,6 +41,9 @@ from .conftest import (
 )
 
 PAIR = BLUEPRINTS / "pair.yaml"
+
+# test_portable runs this file with Linux's calls switched off.
+linux = pytest.mark.skipif(not processes.LINUX, reason="needs a subreaper, or /proc")
 
 
 def ping(port: int) -> bytes:
@@ -234,6 +239,7 @@ def test_signal_reaches_the_main_process(launch: Launch, write: Write) -> None:
     assert not group["a"].signal(signal.SIGUSR1)
 
 
+@linux
 def test_children(launch: Launch) -> None:
     group = launch(BLUEPRINTS / "family.yaml")
     pids = [int(word) for word in group["parent"].log().split()[1:]]
@@ -243,6 +249,7 @@ def test_children(launch: Launch) -> None:
     assert group["parent"].children() == []
 
 
+@linux
 def test_stop_of_a_role_takes_its_descendants(launch: Launch) -> None:
     group = launch(BLUEPRINTS / "family.yaml", variables={"stop_timeout": 0.3})
     pids = [int(word) for word in group["parent"].log().split()[1:]]
@@ -250,6 +257,7 @@ def test_stop_of_a_role_takes_its_descendants(launch: Launch) -> None:
     wait_until(lambda: not any(map(alive, pids)), "all descendants are gone")
 
 
+@linux
 def test_a_crash_takes_the_descendants_of_the_incarnation(launch: Launch) -> None:
     group = launch(BLUEPRINTS / "family.yaml")
     pids = [int(word) for word in group["parent"].log().split()[1:]]
@@ -345,16 +353,18 @@ def test_needs_order_starts(launch: Launch, write: Write) -> None:
     assert last - middle >= 0.1e9
 
 
-def test_started_does_not_wait_for_ready(launch: Launch, write: Write) -> None:
+def test_started_does_not_wait_for_ready(launch: Launch, write: Write, tmp_path: Path) -> None:
+    """`a` gets ready only after `b`, which needs it to be started, has begun."""
+    wait = f"until test -e {tmp_path}/begun; do sleep 0.01; done; echo up; exec sleep 1000"
+    begin = f"touch {tmp_path}/begun; echo up; exec sleep 1000"
     path = write(
         "name: x\nroles:\n"
-        "  a: {binary: sh, args: [-c, 'sleep 0.3; echo up; exec sleep 1000'], ready: {log: up}}\n"
-        "  b: {binary: sh, args: [-c, 'sleep 0.3; echo up; exec sleep 1000'], needs: {a: started},"
+        f"  a: {{binary: sh, args: [-c, {json.dumps(wait)}], ready: {{log: up}}}}\n"
+        f"  b: {{binary: sh, args: [-c, {json.dumps(begin)}], needs: {{a: started}},"
         " ready: {log: up}}\n"
     )
-    began = time.monotonic()
-    launch(path)
-    assert time.monotonic() - began < 0.55
+    group = launch(path)
+    assert [role.state for role in group.all_roles()] == ["ready", "ready"]
 
 
 def test_http_readiness_waits_for_a_good_status(launch: Launch, write: Write) -> None:
@@ -376,6 +386,59 @@ def test_http_readiness_waits_for_a_good_status(launch: Launch, write: Write) ->
 def test_tcp_readiness(launch: Launch) -> None:
     group = launch(PAIR, overrides={"roles": {"queue": {"ready": {"redis": None, "tcp": "redis"}}}})
     assert ping(group["queue"].port) == b"+PONG\r\n"
+
+
+@linux
+def test_a_stranger_on_the_port_does_not_make_a_role_ready(
+    launch: Launch, write: Write, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two groups must never talk to each other's server, whoever took the port in between."""
+    from procgroup import registry
+
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        port = stranger.getsockname()[1]
+        monkeypatch.setenv("PROCGROUP_PORTS", f"{port}-{port}")
+        monkeypatch.setattr(registry, "port_is_free", lambda *_: True)
+        path = write(shell("exec sleep 1000", "    ports: [web]\n    ready: {tcp: web}\n"))
+        with pytest.raises(LaunchError, match=f"problem: port {port} is served by a stranger"):
+            launch(path, timeout=0.5)
+    clear_kept(state)
+
+
+def test_a_port_taken_by_a_stranger_is_changed_for_another(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when two registries of one machine lease the same port at the same moment."""
+    from procgroup import registry
+
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        taken = stranger.getsockname()[1]
+        lease = registry.Registry._lease
+        offered = []
+
+        def unlucky(self: registry.Registry, *arguments: Any) -> list[int]:
+            ports = lease(self, *arguments)
+            offered.append(ports)
+            return ports if len(offered) > 1 else [taken]
+
+        monkeypatch.setattr(registry.Registry, "_lease", unlucky)
+        group = launch(PAIR)
+        assert len(offered) == 2
+        assert group["queue"].port != taken
+        assert ping(group["queue"].port) == b"+PONG\r\n"
+        assert [each.name for each in group.directory.parent.iterdir()] == [group.id]
+
+
+def test_a_port_may_be_served_by_a_descendant(launch: Launch, write: Write) -> None:
+    serve = f"exec {sys.executable} {PROGRAMS}/server.py $0 0"
+    path = write(
+        "name: x\nroles:\n  web:\n    binary: sh\n"
+        f"    args: [-c, 'sh -c \"{serve}\" $0 & wait', '{{{{ role.port }}}}']\n"
+        "    ports: [web]\n    ready: {http: {port: web, path: /health}}\n"
+    )
+    group = launch(path)
+    assert group["web"].pid not in group["web"].children()
+    assert group["web"].running
 
 
 def test_replicas_have_ports_and_directories_of_their_own(launch: Launch) -> None:
@@ -546,6 +609,7 @@ def test_detached_group_outlives_its_launcher(state: State, supervisor: str) -> 
     state.expect_nothing_left()
 
 
+@linux
 def test_detached_group_dies_with_its_keeper(state: State, supervisor: str) -> None:
     group = ProcessGroup.launch(PAIR, supervisor=supervisor, detach=True)
     pids = [role.pid or 0 for role in group.all_roles()]

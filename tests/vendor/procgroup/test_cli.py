@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from .conftest import BLUEPRINTS, PACKAGE, State, Write, alive, wait_until
 PAIR = BLUEPRINTS / "pair.yaml"
 
 
-def procgroup(*arguments: object, status: int = 0, timeout: float = 30) -> str:
+def procgroup(*arguments: object, status: int = 0, timeout: float = 180) -> str:
     """Run the command to its end; what it printed."""
     result = subprocess.run(
         [sys.executable, "-m", "procgroup", *map(str, arguments)],
@@ -149,13 +150,48 @@ def test_set_scale_and_no_start(state: State) -> None:
 def test_ps(detached: ProcessGroup) -> None:
     head, row = procgroup("ps").splitlines()
     assert head.split() == ["GROUP", "NAME", "OWNER", "AGE", "ROLES", "PORTS", "STATE", "DIRECTORY"]
-    assert row.split()[:2] == [detached.id, "pair"]
-    assert f" {detached['queue'].port} " in row
-    assert " 2 ready " in row
+    keeper = json.loads(detached.file.read_text())["keeper"]["pid"]
+    assert row.split()[:4] == [detached.id, "pair", str(keeper), "detached"]
+    assert f" queue worker  {detached['queue'].port}  2 ready  {detached.directory}" in row
     detached["worker"].stop()
-    (found,) = json.loads(procgroup("ps", "--json"))
+    (found,) = json.loads(procgroup("ps", "--format", "json"))
     assert found["state"] == "1 ready, 1 stopped"
+    assert found["roles"] == {"queue": 1, "worker": 1}
     assert found["ports"] == {"queue.0.redis": detached["queue"].port}
+    assert procgroup("ps", "-q") == f"{detached.id}\n"
+
+
+def test_ps_of_one_group(detached: ProcessGroup) -> None:
+    worker = detached["worker"]
+    worker.kill()
+    worker.wait_ready()
+    head, _, row = procgroup("ps", "-g", "pair").splitlines()
+    assert head.split() == ["ROLE", "PID", "STATE", "RESTARTS", "LAST", "END", "PORTS", "LOG"]
+    assert row.split() == [
+        "worker.0", str(worker.pid), "ready", "1", "killed", "by", "SIGKILL", "-",
+        str(worker.log_path),
+    ]  # fmt: skip
+    queue, _ = json.loads(procgroup("ps", "-g", detached.id, "--format", "json"))
+    assert queue["ports"] == detached["queue"].ports
+    assert procgroup("ps", "-q", "-g", "pair") == f"{queue['pid']}\n{worker.pid}\n"
+
+
+def test_ps_names_the_owner(state: State) -> None:
+    with ProcessGroup.launch(PAIR, overrides={"roles": {"queue": {"replicas": 2}}}):
+        _, row = procgroup("ps").splitlines()
+        command = Path("/proc/self/comm").read_text().strip()
+        assert f" {os.getpid()} {command} " in row
+        assert " queue*2 worker " in row
+
+
+def test_ps_of_dead_and_kept_groups(state: State) -> None:
+    assert procgroup("run", PAIR, "--", "false", status=1)
+    _, row = procgroup("ps").splitlines()
+    assert " kept " in row
+    group = row.split()[0]
+    assert "worker.0 | greeted" in procgroup("logs", "-g", group), "its logs can still be read"
+    assert f"there is no group '{group}'" in procgroup("restart", "-g", group, status=1)
+    assert procgroup("gc", "--all") == f"{group} (pair): removed\n"
 
 
 def test_stop_start_restart_of_roles(detached: ProcessGroup) -> None:
@@ -184,29 +220,96 @@ def test_several_groups_must_be_told_apart(detached: ProcessGroup, state: State)
         assert other.id in errors
 
 
+def test_pause_unpause_and_kill(detached: ProcessGroup) -> None:
+    worker = detached["worker"]
+    assert procgroup("pause", "worker") == "worker.0: paused\n"
+    assert worker.state == "paused"
+    assert procgroup("unpause", "worker") == "worker.0: ready\n"
+    before = worker.pid
+    assert procgroup("kill", "worker") == "worker.0: SIGKILL\n"
+    worker.wait_ready()
+    assert worker.pid != before
+    assert procgroup("kill", "-s", "term", "worker") == "worker.0: SIGTERM\n"
+    wait_until(lambda: "SIGTERM" in str(worker.status()["exit"]), "the signal arrived")
+    assert "there is no such signal" in procgroup("kill", "-s", "NOPE", status=1)
+    worker.stop()
+    assert "worker.0 does not run" in procgroup("kill", "-s", "HUP", "worker", status=1)
+
+
 def test_logs(detached: ProcessGroup) -> None:
     whole = procgroup("logs")
     assert "worker.0 | greeted" in whole
     assert "queue.0  | " in whole
-    assert procgroup("logs", "worker", "-n", "1").startswith("worker.0 | greeted")
-    assert "queue.0" not in procgroup("logs", "worker")
+    detached["worker"].restart()
+    assert procgroup("logs", "worker").count("worker.0 | greeted") == 2
+    for option in ("-n", "--tail"):
+        assert re.fullmatch(
+            r"worker.0 \| greeted [\d.]+\n", procgroup("logs", "worker", option, "1")
+        )
+    assert procgroup("logs", "worker", "--tail", "0") == ""
+    assert procgroup("logs", "worker", "--tail", "all").count("greeted") == 2
+    assert procgroup("logs", "worker", "--no-log-prefix", "-n", "1").startswith("greeted ")
+    assert "expected a number of lines, or `all`" in procgroup("logs", "-n", "x", status=2)
+    with detached["worker"].log_path.open("ab") as log:
+        log.write(b"\x1b[31mred\x00\xff without end")
+    assert procgroup("logs", "worker", "-n", "1") == "worker.0 | red\\x00\ufffd without end\n"
 
 
-def test_logs_follow(detached: ProcessGroup) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "procgroup", "logs", "-f", "worker"],
+def follow(*arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-u", "-m", "procgroup", "logs", "-f", *map(str, arguments)],
         env=os.environ | {"PYTHONPATH": str(PACKAGE)},
         stdout=subprocess.PIPE,
         text=True,
     )
+
+
+def test_logs_follow(detached: ProcessGroup) -> None:
+    process = follow("worker")
     assert process.stdout is not None
-    assert "worker.0 | greeted" in process.stdout.readline()
+    assert process.stdout.readline().startswith(" " * 9 + "worker.0 | greeted"), "when, is unknown"
     detached["worker"].restart()
-    assert "worker.0 | greeted" in process.stdout.readline()
+    assert re.match(r"\d\d:\d\d:\d\d worker.0 \| greeted", process.stdout.readline())
+    detached["worker"].log_path.write_bytes(b"")
+    detached["worker"].kill()
+    assert re.match(r"\d\d:\d\d:\d\d worker.0 \| greeted", process.stdout.readline())
     detached.stop()
     assert process.stdout.read() == ""
     assert process.wait(10) == 0, "it ends with its group"
     process.stdout.close()
+
+
+def test_logs_follow_ends_with_a_group_whose_directory_is_kept(detached: ProcessGroup) -> None:
+    process = follow("worker", "-n", "1")
+    assert process.stdout is not None
+    assert "greeted" in process.stdout.readline()
+    with detached["worker"].log_path.open("ab") as log:
+        log.write(b"last words")
+    detached.failed = True
+    detached.stop()
+    assert "worker.0 | last words\n" in process.stdout.read()
+    assert process.wait(10) == 0
+    process.stdout.close()
+    procgroup("gc", "--all")
+
+
+def test_logs_in_colour_on_a_terminal(detached: ProcessGroup) -> None:
+    def on_a_terminal(*arguments: str, **environment: str) -> bytes:
+        master, terminal = os.openpty()
+        with os.fdopen(master, "rb", buffering=0) as output:
+            subprocess.run(
+                [sys.executable, "-m", "procgroup", "logs", *arguments],
+                env=os.environ | {"PYTHONPATH": str(PACKAGE)} | environment,
+                stdout=terminal,
+                check=True,
+                timeout=180,
+            )
+            os.close(terminal)
+            return output.read(65536)
+
+    assert b"\x1b[36mworker.0 |\x1b[0m greeted" in on_a_terminal("worker")
+    assert b"\x1b" not in on_a_terminal("worker", "--no-color")
+    assert b"\x1b" not in on_a_terminal("worker", NO_COLOR="1")
 
 
 def test_config_prints_the_resolved_blueprint(fresh_state: State) -> None:
@@ -215,6 +318,10 @@ def test_config_prints_the_resolved_blueprint(fresh_state: State) -> None:
     assert found["roles"]["worker.0"]["command"][-1] == "moin"
     assert "port 20000" in found["roles"]["queue.0"]["configs"]["redis.conf"]
     assert not (fresh_state.directory / "groups").exists()
+    assert "<state dir>/groups/example" in found["roles"]["queue.0"]["command"][1]
+    assert procgroup("config", PAIR, "--services") == "queue\nworker\n"
+    assert procgroup("config", PAIR, "--quiet") == ""
+    assert "no variable 'x'" in procgroup("config", PAIR, "-q", "--set", "x=y", status=1)
 
 
 def test_errors_are_sentences(state: State, write: Write) -> None:

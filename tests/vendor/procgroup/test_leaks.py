@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from procgroup import GroupLost, ProcessGroup
+from procgroup import GroupLost, ProcessGroup, processes
 from procgroup.registry import Owner, Registry
 
 from .conftest import (
@@ -22,8 +25,10 @@ from .conftest import (
     Launch,
     Launcher,
     State,
+    Write,
     alive,
     free,
+    on_this_machine,
     processes_of,
     sweep_now,
     wait_until,
@@ -82,7 +87,9 @@ def test_kill_9_of_the_warden(launcher: StartLauncher, state: State) -> None:
     one = launcher(FAMILY, mood="stubborn")
     pids = descendants_in(one.facts["directory"])
     os.kill(one.facts["warden"], signal.SIGKILL)
-    wait_until(lambda: not any(map(alive, [one.facts["keeper"], *pids])), "all gone", 0.5)
+    wait_until(
+        lambda: not any(map(alive, [one.facts["keeper"], *pids])), "all gone", on_this_machine(0.5)
+    )
     assert not Path(one.facts["directory"]).exists()
     one.kill()
     sweep_now(state)
@@ -93,7 +100,7 @@ def test_kill_9_of_the_keeper(launcher: StartLauncher, state: State) -> None:
     one = launcher(FAMILY, mood="stubborn")
     pids = [*descendants_in(one.facts["directory"]), *one.facts["pids"].values()]
     os.kill(one.facts["keeper"], signal.SIGKILL)
-    wait_until(lambda: not any(map(alive, pids)), "the warden kills orphans", 0.5)
+    wait_until(lambda: not any(map(alive, pids)), "the warden kills orphans", on_this_machine(0.5))
     one.kill()
     state.expect_nothing_left()
 
@@ -280,13 +287,263 @@ def test_two_launchers_sweep_at_once(launcher: StartLauncher, state: State) -> N
     state.expect_nothing_left()
 
 
-def test_many_launches_leave_no_descriptor(launch: Launch, state: State) -> None:
-    launch(PAIR).stop()
-    before = len(os.listdir("/proc/self/fd"))
-    for _ in range(10):
+def descriptors_of(pid: int) -> list[str]:
+    """The kinds of descriptors that a process has open; files by name."""
+    found = []
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            target = os.readlink(f"/proc/{pid}/fd/{name}")
+            # SQLite closes a file late when another connection of the process has it open, too.
+            if "registry.sqlite3" not in target:
+                found.append(target.partition(":[")[0])
+    return sorted(found)
+
+
+def count_everything(state: State) -> dict[str, Any]:
+    """All that launches may leave, in this process, in its wardens and on the machine."""
+    wardens = {
+        pid: command
+        for pid, command in processes_of(state.directory).items()
+        if "warden" in command
+    }
+    return {
+        "own": descriptors_of(os.getpid()),
+        "wardens": {pid: descriptors_of(pid) for pid in wardens},
+        "registry": len(os.listdir("/proc/self/fd")) < len(descriptors_of(os.getpid())) + 8,
+        "children": len(processes.descendants(os.getpid())),
+        "threads": threading.active_count(),
+        "files": sorted(path.name for path in state.directory.iterdir()),
+        "left": state.leftovers(),
+    }
+
+
+def launch_in_a_row(launch: Launch, state: State, times: int) -> None:
+    for _ in range(2):
         launch(PAIR).stop()
-    assert len(os.listdir("/proc/self/fd")) == before
+    before = count_everything(state)
+    ports = set()
+    for _ in range(times):
+        group = launch(PAIR)
+        ports.add(group["queue"].port)
+        group.stop()
     state.expect_nothing_left()
+    assert count_everything(state) == before
+    assert all(map(free, ports))
+    assert len(ports) == times, "a port that was just freed rests the longest"
+
+
+def test_launches_in_a_row_leave_nothing(launch: Launch, state: State) -> None:
+    launch_in_a_row(launch, state, 20)
+
+
+@pytest.mark.stress
+def test_a_thousand_launches_in_a_row_leave_nothing(launch: Launch, state: State) -> None:
+    launch_in_a_row(launch, state, 1000)
+
+
+def killed_at_any_moment(state: State, way: str, moments: Iterable[float]) -> None:
+    """Launchers killed with -9 that many seconds after they began to launch."""
+    code = (
+        "import sys, itertools; from procgroup import ProcessGroup; print(flush=True)\n"
+        "for _ in itertools.count():\n"
+        f"    ProcessGroup.launch({str(PAIR)!r}, supervisor=sys.argv[1]).stop()\n"
+    )
+    supervisor = "builtin" if way == "forked" else way
+    for moment in moments:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, supervisor],
+            env=os.environ | {"PYTHONPATH": str(PACKAGE)},
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        process.stdout.read(1)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(moment)
+        assert process.poll() is None
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        state.expect_no_process(5.0)
+        sweep_now(state)
+        state.expect_nothing_left()
+
+
+def test_kill_9_at_any_moment_of_a_launch(state: State, way: str) -> None:
+    killed_at_any_moment(state, way, (0.0, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.5))
+
+
+@pytest.mark.stress
+def test_kill_9_at_every_moment_of_a_launch(state: State, way: str) -> None:
+    killed_at_any_moment(state, way, (0.005 * step for step in range(200)))
+
+
+def test_kill_9_of_a_worker_with_environments_of_its_own(launch: Launch, state: State) -> None:
+    """A poller that forks execution environments into sessions of their own."""
+    group = launch(FAMILY)
+    before = descendants_in(str(group.directory))
+    group["parent"].kill()
+    wait_until(
+        lambda: not any(map(alive, before)), "the environments are gone", on_this_machine(0.5)
+    )
+    group["parent"].wait_ready()
+    after = descendants_in(str(group.directory))
+    assert all(map(alive, after))
+    assert not set(before) & set(after)
+
+
+def test_ctrl_c_twice(fresh_state: State, way: str) -> None:
+    """The first asks a role to stop that ignores it; the second must not wait for its patience."""
+    supervisor = "builtin" if way == "forked" else way
+    code = (
+        "from procgroup import ProcessGroup\nimport signal\n"
+        f"group = ProcessGroup.launch({str(FAMILY)!r}, dict(mood='stubborn', stop_timeout=1000),"
+        f" supervisor={supervisor!r})\n"
+        "try:\n    print(flush=True)\n    signal.pause()\n"
+        "finally:\n    print(flush=True)\n    group.stop(graceful=True)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(PACKAGE)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    for _ in range(2):
+        assert process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    # The first may reach it before it has begun to wait for the second.
+    while process.poll() is None:
+        assert time.monotonic() - began < 30
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.2)
+    process.communicate()
+    fresh_state.expect_no_process()
+    sweep_now(fresh_state)
+    fresh_state.expect_nothing_left()
+
+
+def test_a_full_disk_while_rendering(
+    fresh_state: State, tmp_path: Path, write: Write, supervisor: str
+) -> None:
+    """A real one, as far as a process can have it: no file may grow beyond a megabyte."""
+    blueprint = write(
+        "name: full\nroles:\n  a:\n    binary: sleep\n    args: [1000]\n"
+        "    configs: {small: small.j2, large: large.j2}\n",
+        small__j2="small",
+        large__j2="x" * 2_000_000,
+    )
+    code = (
+        "import resource, sys\nfrom procgroup import ProcessGroup\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))\n"
+        f"try:\n    ProcessGroup.launch({str(blueprint)!r}, supervisor={supervisor!r})\n"
+        "except OSError as error:\n    print(error)\n"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(PACKAGE)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout
+    assert "File too large" in said
+    fresh_state.expect_nothing_left()
+
+
+def test_a_disk_that_is_full_takes_no_running_group_down(launch: Launch, state: State) -> None:
+    """group.json cannot be written: the keeper says so and goes on."""
+    group = launch(PAIR)
+    (group.directory / "group.json.new").mkdir()  # nobody can write a file of that name now
+    group["worker"].kill()
+    group["worker"].wait_ready()
+    assert group["worker"].running
+    group.stop()
+    log = state.directory / "warden.log"
+    assert "cannot write" in log.read_text()
+    os.truncate(log, 0)
+
+
+def test_launchers_race_to_sweep_while_others_launch(
+    launcher: StartLauncher, state: State, way: str
+) -> None:
+    """A sweep of what is dead, from all sides, touches nothing that lives."""
+    living = launcher(PAIR)
+    dead = [launcher(PAIR) for _ in range(2)]
+    for one in dead:
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for name in ("keeper", "warden"):
+                os.kill(one.facts[name], number)
+        one.kill()
+    racing = [launcher(PAIR) for _ in range(2)]
+    assert all(map(alive, living.facts["pids"].values()))
+    for one in racing:
+        assert all(map(alive, one.facts["pids"].values()))
+    for one in dead:
+        assert not Path(one.facts["directory"]).exists()
+        assert not any(map(alive, one.facts["pids"].values()))
+    for one in (living, *racing):
+        one.kill()
+    state.expect_no_process(5.0)
+    state.expect_nothing_left()
+
+
+CLEANED = """name: cleaned
+roles:
+  a:
+    binary: sh
+    args: [-c, "echo up; exec sleep 1000"]
+    ready: {log: up}
+"""
+
+
+@pytest.fixture
+def cleaned(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], list[str]]:
+    """A blueprint whose role has a `cleanup`, as containers have; how often it has run."""
+    from procgroup import launching
+
+    build = launching.Builder._replica
+    marks = tmp_path / "marks"
+
+    def with_cleanup(self: Any, role: Any, replica: int) -> dict[str, Any]:
+        plan = build(self, role, replica)
+        plan["cleanup"] = plan["public"]["cleanup"] = ["/bin/sh", "-c", f"echo x >>{marks}"]
+        return plan
+
+    monkeypatch.setattr(launching.Builder, "_replica", with_cleanup)
+    write(CLEANED)
+    return lambda: marks.read_text().split() if marks.exists() else []
+
+
+def test_cleanup_runs_after_each_end(
+    launch: Launch, tmp_path: Path, cleaned: Callable[[], list[str]]
+) -> None:
+    group = launch(tmp_path / "group.yaml")
+    assert cleaned() == []
+    group["a"].kill()
+    group["a"].wait_ready()
+    assert len(cleaned()) == 1
+    group["a"].stop()
+    assert len(cleaned()) == 2
+    group["a"].start()
+    group.stop()
+    assert len(cleaned()) == 3
+
+
+def test_cleanup_runs_for_a_group_whose_keeper_and_warden_were_killed(
+    launch: Launch, tmp_path: Path, cleaned: Callable[[], list[str]]
+) -> None:
+    group = launch(tmp_path / "group.yaml")
+    keeper = json.loads(group.file.read_text())["keeper"]["pid"]
+    warden = processes.parents()[keeper]
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in (keeper, warden):
+            os.kill(pid, number)
+    group.stop()
+    assert len(cleaned()) == 1
 
 
 def test_exit_without_stop_leaves_nothing(state: State, supervisor: str) -> None:

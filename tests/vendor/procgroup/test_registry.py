@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -102,6 +104,91 @@ def test_many_processes_get_different_ports(registry: Registry) -> None:
     ]
     ports = [port for process in processes for port in process.communicate(timeout=60)[0].split()]
     assert len(ports) == len(set(ports)) == 6 * 8 * 4
+
+
+def test_additions_of_a_later_version_do_no_harm(registry: Registry) -> None:
+    """Tables and columns with a default may be added without a new schema version."""
+    with closing(sqlite3.connect(registry.path)) as later:
+        later.execute("ALTER TABLE groups ADD COLUMN colour TEXT NOT NULL DEFAULT 'blue'")
+        later.execute("ALTER TABLE ports ADD COLUMN protocol TEXT NOT NULL DEFAULT 'tcp'")
+        later.execute("CREATE TABLE notes (text TEXT)")
+        later.commit()
+    group, ports = registry.register("a", "a.yaml", own(), requests(2))
+    assert [row.id for row in registry.groups()] == [group]
+    assert [port for port, _ in registry.ports(group)] == ports
+    registry.keep(group)
+    registry.release(group)
+    assert Registry(registry.state_dir).groups() == []
+
+
+def test_a_change_of_the_schema_under_an_open_registry_is_noticed(registry: Registry) -> None:
+    """A newer version has migrated the file meanwhile: this one must not write to it any more."""
+    group, _ = registry.register("a", "a.yaml", own(), requests(1))
+    with closing(sqlite3.connect(registry.path)) as newer:
+        newer.execute("PRAGMA user_version = 2")
+        newer.commit()
+    with pytest.raises(RegistryError, match="has schema version 2, this procgroup knows 1"):
+        registry.register("b", "b.yaml", own(), requests(1))
+    with pytest.raises(RegistryError, match="set PROCGROUP_STATE_DIR"):
+        registry.release(group)
+    assert [row.id for row in registry.groups()] == [group]
+
+
+def damage(registry: Registry) -> None:
+    """Overwrite everything behind the header's page."""
+    registry.register("a", "a.yaml", own(), requests(50))
+    registry.close()
+    size = registry.path.stat().st_size
+    with registry.path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (size - 4096))
+
+
+def test_damage_behind_a_sound_header_is_found(
+    registry: Registry, capfd: pytest.CaptureFixture[str]
+) -> None:
+    damage(registry)
+    again = Registry(registry.state_dir)
+    assert again.groups() == []
+    message = capfd.readouterr().err
+    (aside,) = registry.state_dir.glob("registry.sqlite3.damaged-*[0-9]")
+    assert f"{registry.path} is damaged" in message
+    assert f"set aside as {aside}" in message
+    assert message.count("\n") == 1
+    group, _ = again.register("b", "b.yaml", own(), requests(1))
+    assert [row.id for row in again.groups()] == [group]
+
+
+def test_many_find_the_damage_at_once(registry: Registry) -> None:
+    damage(registry)
+    code = (
+        "from pathlib import Path\nfrom procgroup.registry import Registry\n"
+        f"print(len(Registry(Path({str(registry.state_dir)!r})).groups()))"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONPATH": str(PACKAGE)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(6)
+    ]
+    assert [process.communicate(timeout=60)[0] for process in processes] == ["0\n"] * 6
+    assert len(list(registry.state_dir.glob("registry.sqlite3.damaged-*[0-9]"))) == 1
+
+
+def test_a_replaced_file_is_noticed(registry: Registry) -> None:
+    assert not registry.replaced()
+    damage(registry)
+    Registry(registry.state_dir).close()
+    assert registry.replaced()
+
+
+def test_a_registry_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RegistryError, match="cannot create the state directory"):
+        Registry(tmp_path / "file" / "state")
 
 
 def test_owner_must_run(registry: Registry) -> None:

@@ -3,9 +3,11 @@
 A switch is a file in the process group's ``faults`` directory:
 
 - ``crash``: the execution environment is gone, as after running out of memory;
-- ``hang``: the handler neither returns nor notices its deadline, as code stuck in a C call.
+- ``crash-after``: the same, but the work is done; only the answer is missing;
+- ``hang``: the handler neither returns nor notices its deadline, as code stuck in a C call;
+- ``watch``: nothing but the note.
 
-Each delivery that meets a switch leaves a ``met-…`` file.
+Each delivery that meets a switch leaves a note, a ``met-…`` file with the ids of its messages.
 """
 
 import os
@@ -17,14 +19,21 @@ from typing import Any
 from {{ cookiecutter.__package_name }}.shims import aws_lambda
 
 FAULTS = Path(os.environ["PROCGROUP_GROUP_FILE"]).parent / "faults"
+SWITCHES = ("crash", "crash-after", "hang", "watch")
 
 
 def worker(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    crash, hang = FAULTS / "crash", FAULTS / "hang"
-    if crash.exists() or hang.exists():
-        (FAULTS / f"met-{os.getpid()}-{time.monotonic_ns()}").touch()
-    if crash.exists():
+    switches = {name for name in SWITCHES if (FAULTS / name).exists()}
+    if switches:
+        ids = "\n".join(record["messageId"] for record in event["Records"])
+        note = FAULTS / f".{os.getpid()}"
+        note.write_text(ids)
+        note.rename(FAULTS / f"met-{time.monotonic_ns():020}-{os.getpid()}")
+    if "crash" in switches:
         os.kill(os.getpid(), signal.SIGKILL)
-    while hang.exists():
+    while (FAULTS / "hang").exists():
         time.sleep(0.005)
-    return aws_lambda.worker(event, context)
+    answer = aws_lambda.worker(event, context)
+    if "crash-after" in switches:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return answer

@@ -15,6 +15,9 @@ PROJECT = Path(__file__).parents[2]
 # becomes 3 s. Visibility timeouts cost nothing at all, since the queue's clock can be moved.
 TIME_SCALE = 0.1
 
+# What runs the handler in each ring.
+ENVIRONMENTS = {"local": "fork", "runtime": "runtime"}
+
 # Puts the fault switches of tests/doubles/faults.py in front of the service's handler.
 with_faults = pytest.mark.service(handler="tests.doubles.faults.worker")
 
@@ -24,7 +27,10 @@ def service(
     request: pytest.FixtureRequest, launch_group: Callable[..., ProcessGroup]
 ) -> LocalService:
     """The service, running; ``@pytest.mark.service(concurrency=4)`` changes its numbers."""
-    variables: dict[str, Any] = {"time_scale": TIME_SCALE}
+    variables: dict[str, Any] = {
+        "time_scale": TIME_SCALE,
+        "environments": ENVIRONMENTS[request.config.getoption("--ring")],
+    }
     for marker in reversed(list(request.node.iter_markers("service"))):
         variables |= marker.kwargs
     return LocalService(

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from lambda_shim.records import DeadLetterRecord, DirectoryStore
 from local_sqs import Queue, advance_clock
+from local_sqs.faults import set_faults
 from procgroup import ProcessGroup
 
 # Seconds to wait for what should happen within milliseconds, on the slowest of machines.
@@ -33,16 +34,22 @@ class LocalService:
 
     def __init__(self, group: ProcessGroup) -> None:
         self.group = group
-        address, name = group["queue"].address, group.variables["queue_name"]
-        self.queue = Queue.open(f"redis://{address}/{name}")
-        self.dead_letter_queue = Queue.open(f"redis://{address}/{name}-dead")
+        redis, names = f"redis://{group['queue'].address}", group.variables
+        self.queue = Queue.open(f"{redis}/{names['queue_name']}")
+        self.dead_letter_queue = Queue.open(f"{redis}/{names['dead_letter_queue_name']}")
         self.documents = group.directory / "documents"
 
     # -- sending
-
-    def send(self, message: object) -> None:
-        """Send a message: an object becomes JSON, a string goes as it is."""
-        self.queue.send(message if isinstance(message, str) else json.dumps(message))
+{% if cookiecutter.queue_type == 'fifo' %}
+    def send(self, message: object, group: str = "one") -> str:
+        """Send a message, an object becomes JSON, a string goes as it is. Returns its id."""
+        body = message if isinstance(message, str) else json.dumps(message)
+        return self.queue.send(body, group_id=group)
+{%- else %}
+    def send(self, message: object) -> str:
+        """Send a message, an object becomes JSON, a string goes as it is. Returns its id."""
+        return self.queue.send(message if isinstance(message, str) else json.dumps(message))
+{%- endif %}
 
     # -- outcomes
 
@@ -79,6 +86,13 @@ class LocalService:
         """Let the queue's visibility timeout pass, without waiting for it: its clock is moved."""
         advance_clock(self.queue.client, self.settings["queue"]["visibility_timeout"] + 0.001)
 
+{%- if cookiecutter.queue_type == 'fifo' %}
+
+    def pass_deduplication_interval(self) -> None:
+        """Let the five minutes pass within which a FIFO queue takes no message twice."""
+        advance_clock(self.queue.client, 300.001)
+{%- endif %}
+
     @property
     def settings(self) -> dict[str, Any]:
         path: Path = self.group["worker"].configs["settings.json"]
@@ -95,6 +109,10 @@ class LocalService:
         for pid in self.environments():
             os.kill(pid, signal.SIGKILL)
 
+    def break_queue(self, **faults: Any) -> None:
+        """Have the queue do what SQS may do on any day: see `local_sqs.faults.set_faults`."""
+        set_faults(self.queue.client, self.queue.name, **faults)
+
     @contextmanager
     def fault(self, name: str) -> Iterator[None]:
         """Turn a switch of ``tests.doubles.faults`` on for a while."""
@@ -106,7 +124,11 @@ class LocalService:
         finally:
             switch.unlink()
 
+    def met_fault(self) -> list[str]:
+        """The message ids of the deliveries that met a fault switch, in their order."""
+        notes = sorted((self.group.directory / "faults").glob("met-*"))
+        return [identifier for note in notes for identifier in note.read_text().split()]
+
     def wait_fault_met(self, count: int = 1) -> None:
         """Wait until so many deliveries in all have met a fault switch."""
-        met = self.group.directory / "faults"
-        wait_until(lambda: len(list(met.glob("met-*"))) >= count, f"{count} faults met")
+        wait_until(lambda: len(self.met_fault()) >= count, f"{count} faults met")

@@ -116,21 +116,80 @@ def test_the_function_timeout_kills_and_the_message_comes_back(service: LocalSer
     assert example.all_done(service, 1)
 
 
+@pytest.mark.service(reserved_concurrency=0)
+def test_a_throttled_function_loses_healthy_messages(service: LocalService) -> None:
+    """To the dead-letter queue: what reserved concurrency does where deploy/ set no maximum."""
+    service.send(example.message())
+    for _ in range(MAX_RECEIVE_COUNT):
+        service.wait_in_flight(1)
+        service.pass_visibility_timeout()
+    wait_until(lambda: service.dead_letter_queue.stats().ready == 1, "the dead letter")
+    assert example.effects(service) == []
+
+
 def test_duplicates_have_no_second_effect(service: LocalService) -> None:
     service.send(example.message())
     service.wait_idle()
     once = example.effects(service)
+{%- if cookiecutter.queue_type == 'fifo' %}
+    service.pass_deduplication_interval()
+    service.send(example.message())
+    service.wait_idle()
+    service.pass_deduplication_interval()
+    service.send(example.message())
+{%- else %}
     service.send(example.message())
     service.send(example.message())
+{%- endif %}
     service.wait_idle()
     assert example.effects(service) == once
     assert service.records() == []
 
 
+def test_a_lost_deletion_has_no_second_effect(service: LocalService) -> None:
+    service.break_queue(lose_delete=1)
+    service.send(example.message())
+    wait_until(lambda: example.all_done(service, 1), "the job to be done")
+    once = example.effects(service)
+    service.wait_in_flight(1)
+    service.pass_visibility_timeout()
+    service.wait_idle()
+    assert example.effects(service) == once
+
+{% if cookiecutter.queue_type == 'standard' %}
+def test_repeated_deliveries_in_any_order_have_no_second_effect(service: LocalService) -> None:
+    service.break_queue(duplicate=1.0, shuffle=True)
+    for number in range(20):
+        service.send(example.message(number))
+    service.wait_idle()
+    assert example.all_done(service, 20)
+    assert service.records() == []
+
+{% endif %}
+@with_faults
+def test_a_redriven_message_has_a_new_id_and_no_second_effect(service: LocalService) -> None:
+    """Which is why the ledger goes by business id: by message id, this would be two jobs."""
+    with service.fault("crash-after"):
+        sent = service.send(example.message())
+        for delivery in range(1, MAX_RECEIVE_COUNT + 1):
+            service.wait_fault_met(delivery)
+            service.pass_visibility_timeout()
+        wait_until(lambda: service.dead_letter_queue.stats().ready == 1, "the dead letter")
+    once = example.effects(service)
+    with service.fault("watch"):
+        assert service.dead_letter_queue.redrive() == 1
+        service.wait_fault_met(MAX_RECEIVE_COUNT + 1)
+        service.wait_idle()
+    *before, redriven = service.met_fault()
+    assert before == [sent] * MAX_RECEIVE_COUNT
+    assert redriven != sent
+    assert example.effects(service) == once
+
+
 @pytest.mark.service(concurrency=4)
 def test_200_messages_over_4_environments(service: LocalService) -> None:
     for number in range(200):
-        service.send(example.message(number))
+        service.send(example.message(number){% if cookiecutter.queue_type == 'fifo' %}, group=f"g{number % 12}"{% endif %})
     service.wait_idle()
     assert example.all_done(service, 200)
     assert service.records() == []

@@ -17,7 +17,7 @@ VENDOR = {"lambda_shim", "local_sqs", "procgroup"}
 ALLOWED = {
     "core": {"core", "lambda_shim.contract", "lambda_shim.messages"},
     "adapters": {"core", "adapters", "lambda_shim", "local_sqs"},
-    "shims": {"core", "adapters", "shims", "lambda_shim", "local_sqs", "procgroup.notify"},
+    "shims": {"core", "adapters", "shims", "lambda_shim", "local_sqs", "procgroup"},
 }
 NEVER_IN_THE_CORE = ("boto3", "botocore", "hiredis", "redis", "urllib.request", "socket", "smtplib")
 

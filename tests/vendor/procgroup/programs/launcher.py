@@ -4,10 +4,18 @@ import json
 import os
 import signal
 import sys
+import time
 
-from procgroup import ProcessGroup, processes
+from procgroup import ProcessGroup, processes, wardens
 
-blueprint, supervisor, variables = sys.argv[1:]
+blueprint, way, variables = sys.argv[1:]
+supervisor = "builtin" if way == "forked" else way
+if way == "forked":
+    # What a first launch begins, waited for, since it is the next launch that is wanted here.
+    ProcessGroup.launch(blueprint, json.loads(variables), supervisor=supervisor).stop()
+    for key in [*wardens._warm]:  # none, where nothing is forked
+        while not wardens._usable(*key):
+            time.sleep(0.001)
 group = ProcessGroup.launch(blueprint, json.loads(variables), supervisor=supervisor)
 document = json.loads(group.file.read_text())
 keeper = document["keeper"]["pid"]

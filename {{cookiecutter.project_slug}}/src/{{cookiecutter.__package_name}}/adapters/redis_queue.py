@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from lambda_shim.sqs import Refused
+import local_sqs
+from lambda_shim.sqs import Entry, Refused
 from local_sqs.queue import Queue
 
 
@@ -12,8 +13,10 @@ class RedisQueue:
     def __init__(self, url: str) -> None:
         self._queue = Queue.open(url)
 
-    def send_entries(self, bodies: Sequence[str]) -> list[Refused]:
-        _, failed = self._queue.send_batch(bodies)
+    def send_entries(self, entries: Sequence[Entry]) -> list[Refused]:
+        _, failed = self._queue.send_batch(
+            local_sqs.Entry(entry.body, group_id=entry.group_id) for entry in entries
+        )
         # The local queue is never short of capacity: what it refuses, SQS refuses as well.
         return [Refused(f.index, True, f.code, f.message) for f in failed]
 

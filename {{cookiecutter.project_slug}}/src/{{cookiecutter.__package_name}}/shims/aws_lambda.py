@@ -41,7 +41,9 @@ def schedule(event: dict[str, Any], context: object) -> dict[str, int]:
         FanOutError: not everything could be sent; Scheduler tries the whole tick again.
     """
     from lambda_shim.fan_out import scheduled_day, send_all
+    from lambda_shim.sqs import Entry
 
     wiring = wire()
     planned = jobs.plan(scheduled_day(event), wiring.ports)
-    return {"sent": send_all(wiring.queue, map(messages.encode, planned))}
+    entries = (Entry(messages.encode(message){% if cookiecutter.queue_type == 'fifo' %}, message.group_id{% endif %}) for message in planned)
+    return {"sent": send_all(wiring.queue, entries)}

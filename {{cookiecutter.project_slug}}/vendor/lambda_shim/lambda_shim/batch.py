@@ -6,6 +6,8 @@ Rules (AWS documentation, "Handling errors for an SQS event source in Lambda"):
   <messageId>}]}``; all others of the batch are deleted. Nothing named: all are deleted.
 - A message returns when its visibility timeout runs out, unless ChangeMessageVisibility says else.
 - Of a FIFO queue, a group stops at its first failure: that message and the rest of its group return.
+  Each return counts as a delivery of them all. A message that is parked is out of its group, whose
+  rest goes on without it, in the same batch.
 
 What each outcome of a job means for its message:
 
@@ -215,13 +217,16 @@ class SqsHandler(Generic[P, M]):
         decode, handle, guard = self._decode, self._handle, self._guard
         ports, ledger = wiring.ports, wiring.ledger
         failures: list[dict[str, str]] = []
-        blocked: set[str] = set()  # FIFO groups that a failure has stopped
+        blocked: dict[str, float | None] = {}  # FIFO groups that a failure has stopped, until when
         parked = 0
         for record in records:
             message_id = record["messageId"]
             attributes = record["attributes"]
             group = attributes.get("MessageGroupId")
             if guard.expired or (group is not None and group in blocked):
+                # While one of its messages is in flight, SQS gives out no other of the group.
+                if (after := blocked.get(group)) is not None:
+                    self._delay(record, after, wiring)
                 failures.append({"itemIdentifier": message_id})
                 continue
             context = None
@@ -249,8 +254,9 @@ class SqsHandler(Generic[P, M]):
                     parked += 1
                 else:
                     failures.append({"itemIdentifier": message_id})
-                    if group is not None:
-                        blocked.add(group)
+                    # A standard queue's messages may bear a group as well, for fairness only.
+                    if group is not None and record["eventSourceARN"].endswith(".fifo"):
+                        blocked[group] = error.after if isinstance(error, Retry) else None
         _current[0] = None
         if failures or parked:
             _emit_metrics(lambda_context, failed=len(failures), parked=parked)
@@ -299,7 +305,7 @@ class SqsHandler(Generic[P, M]):
                 exc_info=None if expected else error,
             )
             if isinstance(error, Retry) and error.after is not None:
-                self._delay(record, error.after, wiring, details)
+                self._delay(record, error.after, wiring)
             return False
         try:
             wiring.records.put(
@@ -311,16 +317,17 @@ class SqsHandler(Generic[P, M]):
         log.error("parked: %s: %s", reason, describe(error), extra={**details, "reason": reason})
         return True
 
-    def _delay(
-        self, record: dict[str, Any], after: float, wiring: Wiring[P], details: dict[str, Any]
-    ) -> None:
+    def _delay(self, record: dict[str, Any], after: float, wiring: Wiring[P]) -> None:
         """Best effort: without it the message returns after the queue's visibility timeout."""
         try:
             wiring.queue.change_visibility(
                 record["receiptHandle"], min(max(after, 0.0), VISIBILITY_MOST)
             )
         except Exception:
-            log.exception("visibility not changed; returns after its timeout", extra=details)
+            log.exception(
+                "visibility not changed; returns after its timeout",
+                extra={"message_id": record["messageId"], "attempt": _attempt(record)},
+            )
 
 
 def _remaining(lambda_context: Any) -> float | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, datetime
 from typing import Any, Protocol
 
-from lambda_shim.sqs import BATCH_BYTES, BATCH_ENTRIES, Refused
+from lambda_shim.sqs import BATCH_BYTES, BATCH_ENTRIES, Entry, Refused
 
 log = logging.getLogger("lambda_shim")
 
@@ -14,9 +14,9 @@ TRIES = 5
 
 
 class Outbox(Protocol):
-    """A queue to send to. ``send_entries`` takes at most 10 bodies of 1 MiB together."""
+    """A queue to send to. ``send_entries`` takes at most 10 messages of 1 MiB together."""
 
-    def send_entries(self, bodies: Sequence[str]) -> list[Refused]: ...
+    def send_entries(self, entries: Sequence[Entry]) -> list[Refused]: ...
 
 
 class FanOutError(RuntimeError):
@@ -27,31 +27,31 @@ class FanOutError(RuntimeError):
     """
 
 
-def chunks(bodies: Iterable[str]) -> Iterator[list[str]]:
-    """Group bodies as SendMessageBatch takes them: at most 10, and 1 MiB of UTF-8, together.
+def chunks(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    """Group messages as SendMessageBatch takes them: at most 10, and 1 MiB of UTF-8, together.
 
     Raises:
         ValueError: one body alone is larger than 1 MiB.
     """
-    chunk: list[str] = []
+    chunk: list[Entry] = []
     size = 0
-    for body in bodies:
-        length = len(body.encode())
+    for entry in entries:
+        length = len(entry.body.encode())
         if length > BATCH_BYTES:
             raise ValueError(f"a message of {length:,} bytes is over SQS's limit of 1 MiB")
         if chunk and (len(chunk) == BATCH_ENTRIES or size + length > BATCH_BYTES):
             yield chunk
             chunk, size = [], 0
-        chunk.append(body)
+        chunk.append(entry)
         size += length
     if chunk:
         yield chunk
 
 
 def send_all(
-    queue: Outbox, bodies: Iterable[str], sleep: Callable[[float], None] = time.sleep
+    queue: Outbox, entries: Iterable[Entry], sleep: Callable[[float], None] = time.sleep
 ) -> int:
-    """Send every body, lazily: a generator over a million customers is never held in memory.
+    """Send every message, lazily: a generator over a million customers is never held in memory.
 
     Returns how many were sent.
 
@@ -59,8 +59,8 @@ def send_all(
         FanOutError: an entry was refused as the sender's fault, or five times in a row.
     """
     sent = 0
-    for chunk in chunks(bodies):
-        pending = list(chunk)
+    for chunk in chunks(entries):
+        pending = chunk
         for attempt in range(1, TRIES + 1):
             refused = queue.send_entries(pending)
             sent += len(pending) - len(refused)

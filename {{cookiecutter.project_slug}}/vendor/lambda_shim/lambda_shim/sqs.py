@@ -8,6 +8,19 @@ BATCH_ENTRIES = 10
 BATCH_BYTES = 1_048_576
 
 
+class Entry(NamedTuple):
+    """A message to send.
+
+    Attributes:
+        body: up to 1 MiB of text.
+        group_id: the MessageGroupId, which a FIFO queue demands: messages of one group are
+            delivered in order. 1 to 128 letters, digits and punctuation.
+    """
+
+    body: str
+    group_id: str | None = None
+
+
 class Refused(NamedTuple):
     """An entry that SendMessageBatch did not take, though it answered with HTTP 200.
 
@@ -36,14 +49,20 @@ class SqsQueue:
             self._client = boto3.client("sqs")
         return self._client
 
-    def send_entries(self, bodies: Sequence[str]) -> list[Refused]:
-        """Send up to 10 bodies of 1 MiB together; returns those that were not taken.
+    def send_entries(self, entries: Sequence[Entry]) -> list[Refused]:
+        """Send up to 10 messages of 1 MiB together; returns those that were not taken.
+
+        A FIFO queue deduplicates them by their content (ContentBasedDeduplication).
 
         Raises botocore's ClientError when the call as a whole fails.
         """
         answer = self._sqs().send_message_batch(
             QueueUrl=self.url,
-            Entries=[{"Id": str(i), "MessageBody": body} for i, body in enumerate(bodies)],
+            Entries=[
+                {"Id": str(number), "MessageBody": entry.body}
+                | ({} if entry.group_id is None else {"MessageGroupId": entry.group_id})
+                for number, entry in enumerate(entries)
+            ],
         )
         return [
             Refused(int(f["Id"]), bool(f["SenderFault"]), f["Code"], f.get("Message", ""))

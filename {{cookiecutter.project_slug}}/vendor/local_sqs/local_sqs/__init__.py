@@ -5,6 +5,7 @@ from collections.abc import Callable
 from . import lean_import  # noqa: F401  before whatever imports msgspec
 from .client import Client, ConnectionLost, RedisError
 from .clock import advance_clock, read_clock
+from .faults import clear_faults, set_faults
 from .ledger import RedisLedger
 from .limits import Refused
 from .message import Entry, Failed, Message, MessageAttribute, Stats
@@ -26,9 +27,11 @@ __all__ = [
     "SettingsError",
     "Stats",
     "advance_clock",
+    "clear_faults",
     "load_settings",
     "read_clock",
     "run",
+    "set_faults",
 ]
 
 

@@ -12,11 +12,10 @@ def main(arguments: list[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     try:
-        settings = load_settings(paths[0])
+        run(load_settings(paths[0]), debug=debug, on_ready=lambda: print("ready", flush=True))
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
-    run(settings, debug=debug, on_ready=lambda: print("ready", flush=True))
     return 0
 
 

@@ -65,8 +65,12 @@ def environment_variables(settings: Settings, log_stream: str) -> dict[str, str]
     return {
         "AWS_REGION": settings.region,
         "AWS_DEFAULT_REGION": settings.region,
+        "TZ": ":UTC",
+        "AWS_LAMBDA_LOG_LEVEL": "INFO",  # the default with JSON logs
+        "LAMBDA_TASK_ROOT": function.path[0] if function.path else os.getcwd(),
         **function.environment,
         "_HANDLER": function.handler,
+        "AWS_EXECUTION_ENV": "AWS_Lambda_python{}.{}".format(*sys.version_info),
         "AWS_LAMBDA_FUNCTION_NAME": function.name,
         "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function.memory_mb),
@@ -88,6 +92,8 @@ class Function:
         self._settings = settings
         self._json_logs = json_logs
         os.environ.update(environment_variables(settings, log_stream))
+        time.tzset()
+        sys.path[:0] = [entry for entry in settings.function.path if entry not in sys.path]
         _set_up_logging(json_logs)
         self._handler = find_handler(settings.function.handler)
 
@@ -142,7 +148,7 @@ def log_error(document: dict[str, Any], json_logs: bool) -> None:
     """Write a failure to the function's log, as the runtime client does."""
     if json_logs:
         moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        known = {"timestamp": moment, "level": "ERROR", "requestId": _request_id}
+        known = {"timestamp": moment, "level": "ERROR", "requestId": _request_id or ""}
         text = json.dumps({**known, **document}, ensure_ascii=False)
     else:
         trace = "".join(document["stackTrace"])
@@ -165,4 +171,4 @@ def _set_up_logging(json_logs: bool) -> None:
         handler.setFormatter(logging.Formatter("%(levelname)-8s %(name)s: %(message)s"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(os.environ.get("AWS_LAMBDA_LOG_LEVEL", "INFO"))
+    root.setLevel(os.environ["AWS_LAMBDA_LOG_LEVEL"])

@@ -10,6 +10,9 @@ INIT_FAILED = b"F"
 RESPONSE = b"R"
 ERROR = b"E"
 
+MAXIMUM_RESPONSE_BYTES = 6 * 1024 * 1024 + 100
+"""What a function may answer (Lambda quotas: 6 MB, synchronous; its own message says 6291556)."""
+
 _FRAME = struct.Struct("!cI")
 _INVOCATION = struct.Struct("!d36s")
 
@@ -41,6 +44,15 @@ class FunctionError(msgspec.Struct, rename="camel", frozen=True):
     def __str__(self) -> str:
         trace = "".join(self.stack_trace).rstrip()
         return f"[ERROR] {self.error_type}: {self.error_message}" + (trace and f"\n{trace}")
+
+
+def response_too_large(size: int) -> Outcome:
+    """What a response of `size` bytes comes to, in Lambda's words."""
+    text = (
+        f"Response payload size ({size} bytes) exceeded maximum allowed payload size "
+        f"({MAXIMUM_RESPONSE_BYTES} bytes)."
+    )
+    return Outcome(ERROR, msgspec.json.encode(FunctionError(text, "Function.ResponseSizeTooLarge")))
 
 
 def describe(payload: bytes) -> FunctionError:

@@ -13,7 +13,7 @@ _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime
 
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: timestamp, level, message, logger, requestId, the exception if there is
-    one, and the fields given with `extra=`."""
+    one, and the fields given with `extra=` that are not None."""
 
     def __init__(self, request_id: Callable[[], str | None]) -> None:
         super().__init__()
@@ -33,10 +33,8 @@ class JsonFormatter(logging.Formatter):
             document["errorType"] = record.exc_info[0].__name__
             document["errorMessage"] = str(record.exc_info[1])
             document["location"] = f"{record.pathname}:{record.funcName}:{record.lineno}"
-        request_id = self._request_id()
-        if request_id is not None:
-            document["requestId"] = request_id
+        document["requestId"] = self._request_id() or ""  # empty in the init phase
         for key, value in record.__dict__.items():
-            if key not in _STANDARD and key not in document:
+            if key not in _STANDARD and key not in document and value is not None:
                 document[key] = value
         return json.dumps(document, default=str, ensure_ascii=False)

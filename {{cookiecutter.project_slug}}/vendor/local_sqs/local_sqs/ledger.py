@@ -1,11 +1,13 @@
 """Which effects are under way or done, by business id."""
 
+import os
+import signal
 from typing import Literal
 
 from .client import Client, Script, split_url
 
-_CLAIM = Script("ledger_claim", "clock")
-_COMPLETE = Script("ledger_complete", "clock")
+_CLAIM = Script("ledger_claim", "clock", "crash")
+_COMPLETE = Script("ledger_complete", "clock", "crash")
 _RELEASE = Script("ledger_release")
 
 Claim = Literal["claimed", "completed", "held"]
@@ -45,12 +47,17 @@ class RedisLedger:
         state, left = self._client.run(
             _CLAIM, self._entry(key), token, milliseconds, self._remember
         )
+        if left < 0:
+            _crash()
         claim: Claim = state.decode()
         return claim, left / 1000
 
     def complete(self, key: str, token: str) -> bool:
         """Record that the effect is done; False when another token has taken the key meanwhile."""
-        return bool(self._client.run(_COMPLETE, self._entry(key), token, self._remember))
+        done: int = self._client.run(_COMPLETE, self._entry(key), token, self._remember)
+        if done < 0:
+            _crash()
+        return done == 1
 
     def release(self, key: str, token: str) -> bool:
         """Give up a claim now; False when the token does not hold one."""
@@ -58,3 +65,8 @@ class RedisLedger:
 
     def _entry(self, key: str) -> str:
         return f"{self._prefix}:{key}"
+
+
+def _crash() -> None:
+    """End this process as suddenly as a machine can: a fault that a test has asked for (`faults.py`)."""
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -9,6 +9,7 @@ import gc
 import os
 import select
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -17,10 +18,20 @@ from importlib import import_module
 import msgspec
 
 from . import log
+from .child import peak_memory_mb
 from .client import Client, ConnectionLost, RedisError
 from .environment import DebugEnvironment, Environment, EnvironmentExited, ForkedEnvironment
 from .event import MAXIMUM_PAYLOAD_BYTES, encode_record, join_records, queue_arn
-from .invocation import ERROR, INIT_DONE, INIT_FAILED, Invocation, Outcome, describe
+from .invocation import (
+    ERROR,
+    INIT_DONE,
+    INIT_FAILED,
+    MAXIMUM_RESPONSE_BYTES,
+    Invocation,
+    Outcome,
+    describe,
+    response_too_large,
+)
 from .message import new_id
 from .queue import Queue
 from .response import judge
@@ -29,6 +40,15 @@ from .waiter import Waiter
 
 _ENVELOPE_BYTES = len(join_records([]))
 _FOREVER = float("inf")
+
+_MEMORY_LOOKS = 0.1
+"""Seconds between two looks at the memory of an environment that runs."""
+
+_QUICK = 0.01
+"""An invocation of fewer seconds cannot have filled the memory that a function has at least."""
+
+_LATE = 0.02
+"""By how many seconds the alarm comes after the deadline that the loop itself would have kept."""
 
 
 class _Worker(msgspec.Struct, eq=False):
@@ -39,10 +59,24 @@ class _Worker(msgspec.Struct, eq=False):
     initialised: bool = False
     request_id: str = ""
     batch: dict[str, str] = {}  # message id -> receipt handle
+    groups: dict[str, str] = {}  # message id -> message group, of FIFO messages
+    started: float = 0.0
+    look_at_memory: float = 0.0
+    held: Invocation | None = None  # by the fault "slow", until `hand_over`
+    hand_over: float = _FOREVER
 
     @property
     def idle(self) -> bool:
         return self.initialised and not self.request_id
+
+    @property
+    def timer(self) -> float:
+        """When something is to be done about it, by the clock of time.monotonic."""
+        if self.idle:
+            return _FOREVER
+        if not self.request_id:
+            return self.deadline
+        return min(self.deadline, self.look_at_memory, self.hand_over)
 
 
 class _Claimed(msgspec.Struct, frozen=True):
@@ -51,6 +85,7 @@ class _Claimed(msgspec.Struct, frozen=True):
     id: str
     receipt: str
     record: bytes
+    group: str | None
 
 
 class _BackOff:
@@ -106,15 +141,27 @@ class EventSourceMapping:
         self._signals = 0
         self._wakeup = self._wakeup_sender = -1
         self._more_workers = 0  # to start, for messages that a look left
+        self._slow = 0.0  # the fault "slow": seconds by which environments are late
+        reserved = settings.function.reserved_concurrency
+        concurrency = settings.mapping.concurrency
+        self._most_workers = concurrency if reserved is None else min(concurrency, reserved)
+        self._throttles = self._most_workers < concurrency
+        self._runtime = settings.function.environments == "runtime" and not debug
 
     def run(self) -> None:
+        """Raises SettingsError when what the settings ask for is not installed."""
+        if self._runtime:
+            from .runtime_environment import require_runtime_client
+
+            require_runtime_client()
         with self._signal_handling():
             try:
-                for module in self._settings.function.preload:
-                    _preload(module)
-                gc.freeze()  # what exists now stays shared with the environments
-                self._start_worker()
+                if not self._runtime:
+                    self._prepare_to_fork()
+                if self._most_workers:
+                    self._start_worker()
                 while not self._finished():
+                    self._arm_alarm()
                     self._use_redis()
                     self._tell_ready()
                     self._wait_for_events()
@@ -126,6 +173,14 @@ class EventSourceMapping:
                 self._waiter.close()
                 self._queue.close()
 
+    def _prepare_to_fork(self) -> None:
+        """Import once what each environment would."""
+        function = self._settings.function
+        sys.path[:0] = [entry for entry in function.path if entry not in sys.path]
+        for module in function.preload:
+            _preload(module)
+        gc.freeze()  # what exists now stays shared with the environments
+
     def _finished(self) -> bool:
         busy = any(worker.request_id for worker in self._workers)
         return self._signals > 1 or (self._signals == 1 and not busy)
@@ -134,7 +189,7 @@ class EventSourceMapping:
 
     def _wait_for_events(self) -> None:
         poller = select.poll()
-        timers = [worker.deadline for worker in self._workers if not worker.idle]
+        timers = [worker.timer for worker in self._workers]
         if self._wakeup >= 0:
             poller.register(self._wakeup, select.POLLIN)
         waiting = -1
@@ -167,7 +222,9 @@ class EventSourceMapping:
 
     def _arm_waiter(self, timers: list[float]) -> int:
         """The waiter's descriptor when anything could be done with a message, else -1."""
-        if any(worker.idle for worker in self._workers):
+        if self._groups_run():
+            return -1
+        if any(worker.idle for worker in self._workers) or self._throttling():
             timers.append(self._window_ends if self._gathered else _FOREVER)
         elif not self._may_start_worker():
             return -1
@@ -191,7 +248,8 @@ class EventSourceMapping:
             self._lost(error)
 
     def _tell_ready(self) -> None:
-        if self._on_ready is not None and self._queue_exists and self._first_init_ended:
+        started = self._first_init_ended or not self._most_workers
+        if self._on_ready is not None and self._queue_exists and started:
             on_ready, self._on_ready = self._on_ready, None
             on_ready()
 
@@ -220,6 +278,8 @@ class EventSourceMapping:
             dead_letter_queue=queue.dead_letter_queue,
             retention=queue.retention,
             delay=queue.delay,
+            fifo=queue.fifo,
+            content_based_deduplication=queue.content_based_deduplication,
         )
         self._queue_exists = True
         self._look_at = 0.0
@@ -256,11 +316,17 @@ class EventSourceMapping:
                     self._start_worker()
                     if self._debug:
                         continue
+                if not self._throttling():
+                    break
+            if self._groups_run():
                 break
             if due and len(self._gathered) < self._settings.mapping.batch_size:
                 self._look()
             if not self._gathered or not self._batch_complete():
                 break
+            if worker is None:
+                self._throttle()
+                continue
             self._invoke(worker)
             for _ in range(self._more_workers):  # after the invocation: forking takes its time
                 self._start_worker()
@@ -272,25 +338,43 @@ class EventSourceMapping:
         received = self._queue.look(room, done=self._done)
         now = time.monotonic()
         self._forget_deleted(received.deleted)
+        self._slow = received.slow
         self._look_at = now if received.left else now + received.quiet_for
         if received.messages and not self._gathered:
             self._window_ends = now + self._settings.mapping.batching_window
         for message in received.messages:
             record = encode_record(message, self._arn, self._settings.region)
-            self._gathered.append(_Claimed(message.id, message.receipt, record))
+            self._gathered.append(_Claimed(message.id, message.receipt, record, message.group_id))
         batches = -(-received.left // self._settings.mapping.batch_size)
         ready = (
             sum(not worker.request_id for worker in self._workers) - 1
         )  # one is about to be busy
-        self._more_workers = min(
-            batches - ready, self._settings.mapping.concurrency - len(self._workers)
-        )
+        self._more_workers = min(batches - ready, self._most_workers - len(self._workers))
 
     def _batch_complete(self) -> bool:
         return (
             len(self._gathered) >= self._settings.mapping.batch_size
             or time.monotonic() >= self._window_ends
             or sum(len(claimed.record) + 1 for claimed in self._gathered) >= MAXIMUM_PAYLOAD_BYTES
+        )
+
+    def _groups_run(self) -> bool:
+        """Whether what was cut off a FIFO batch has to wait for the batch, for its message groups."""
+        running = {group for worker in self._workers for group in worker.groups.values()}
+        return bool(running) and any(claimed.group in running for claimed in self._gathered)
+
+    def _throttling(self) -> bool:
+        """Whether a batch would be claimed although the function has no environment for it: a function
+        with reserved concurrency, and a mapping that does not know of it."""
+        busy = sum(bool(worker.request_id) for worker in self._workers)
+        return self._throttles and busy == self._most_workers
+
+    def _throttle(self) -> None:
+        """Lambda refuses the batch; its messages have been received, and return."""
+        batch = [self._gathered.popleft() for _ in range(self._batch_length())]
+        log.line(
+            f"TooManyRequestsException: Rate Exceeded: {len(batch)} messages return after their "
+            "visibility timeout"
         )
 
     def _delete_done(self) -> None:
@@ -319,7 +403,7 @@ class EventSourceMapping:
     # Environments
 
     def _may_start_worker(self) -> bool:
-        return len(self._workers) < self._settings.mapping.concurrency and all(
+        return len(self._workers) < self._most_workers and all(
             worker.initialised for worker in self._workers
         )
 
@@ -327,6 +411,10 @@ class EventSourceMapping:
         environment: Environment
         if self._debug:
             environment = DebugEnvironment(self._settings)
+        elif self._runtime:
+            from .runtime_environment import RuntimeEnvironment
+
+            environment = RuntimeEnvironment(self._settings)
         else:
             ours = [self._wakeup, self._wakeup_sender]
             ours += [self._client.fileno(), self._waiter.fileno()]
@@ -339,26 +427,35 @@ class EventSourceMapping:
         if environment.fileno() is None:
             self._collect(worker)
 
-    def _invoke(self, worker: _Worker) -> None:
-        records: list[bytes] = []
+    def _batch_length(self) -> int:
+        """How many of the gathered messages the next batch takes: the invocation's payload is limited."""
         size = _ENVELOPE_BYTES
-        worker.batch = {}
-        while self._gathered and len(records) < self._settings.mapping.batch_size:
-            size += len(self._gathered[0].record) + 1
-            if size > MAXIMUM_PAYLOAD_BYTES and records:
-                break
-            claimed = self._gathered.popleft()
-            records.append(claimed.record)
-            worker.batch[claimed.id] = claimed.receipt
+        for number, claimed in enumerate(self._gathered):
+            size += len(claimed.record) + 1
+            if number and size > MAXIMUM_PAYLOAD_BYTES:
+                return number
+        return len(self._gathered)
+
+    def _invoke(self, worker: _Worker) -> None:
+        batch = [self._gathered.popleft() for _ in range(self._batch_length())]
+        worker.batch = {claimed.id: claimed.receipt for claimed in batch}
+        if batch[0].group is not None:
+            worker.groups = {claimed.id: claimed.group or "" for claimed in batch}
         worker.request_id = new_id()
-        limit = _FOREVER if self._debug else self._settings.function.timeout
-        worker.deadline = time.monotonic() + limit
-        log.debug(f"START RequestId: {worker.request_id} ({len(records)} records)")
-        worker.environment.invoke(
-            Invocation(worker.request_id, worker.deadline, join_records(records))
-        )
+        now = worker.started = time.monotonic()
+        worker.deadline = _FOREVER if self._debug else now + self._settings.function.timeout
+        worker.look_at_memory = _FOREVER if self._debug else now + _MEMORY_LOOKS
+        log.debug(f"START RequestId: {worker.request_id} ({len(batch)} records)")
+        payload = join_records(claimed.record for claimed in batch)
+        invocation = Invocation(worker.request_id, worker.deadline, payload)
+        if self._slow and not self._debug:
+            worker.held, worker.hand_over = invocation, now + self._slow
+            return
+        worker.environment.invoke(invocation)
         if worker.environment.fileno() is None:
             self._collect(worker)
+        else:
+            self._arm_alarm()
 
     def _collect(self, worker: _Worker) -> None:
         """Take what the environment has to say."""
@@ -369,7 +466,9 @@ class EventSourceMapping:
                     return
         except EnvironmentExited as error:
             self._discard(worker)
-            if worker.initialised:
+            if worker.initialised and worker.request_id and worker.deadline <= time.monotonic():
+                self._timed_out(worker)  # the alarm was first, or the environment itself
+            elif worker.initialised:
                 request = f"RequestId: {worker.request_id} " if worker.request_id else ""
                 log.line(f"{request}Error: {error}")
                 self._replace(worker)
@@ -389,10 +488,18 @@ class EventSourceMapping:
 
     def _end_invocation(self, worker: _Worker, outcome: Outcome) -> None:
         log.debug(f"END RequestId: {worker.request_id}")
-        request_id, batch = worker.request_id, worker.batch
-        worker.request_id, worker.batch = "", {}
+        request_id, batch, groups = worker.request_id, worker.batch, worker.groups
+        if time.monotonic() - worker.started > _QUICK and self._out_of_memory(worker):
+            return
+        worker.request_id, worker.batch, worker.groups = "", {}, {}
         if outcome.kind == ERROR:
+            self._block({*groups.values()})
             return  # the environment has logged the error; the whole batch returns
+        if len(outcome.payload) > MAXIMUM_RESPONSE_BYTES:
+            self._block({*groups.values()})
+            failure = describe(response_too_large(len(outcome.payload)).payload)
+            log.line(f"RequestId: {request_id} {failure}")
+            return
         verdict = judge(
             outcome.payload,
             batch.keys(),
@@ -401,27 +508,73 @@ class EventSourceMapping:
         if verdict.reason:
             log.line(f"RequestId: {request_id} the whole batch returns: {verdict.reason}")
         self._done += [receipt for id_, receipt in batch.items() if id_ not in verdict.failed]
+        self._block({groups[id_] for id_ in verdict.failed if id_ in groups})
+
+    def _block(self, groups: set[str]) -> None:
+        """What waits of a message group returns behind the group's message that failed."""
+        if groups and self._gathered:
+            kept = [claimed for claimed in self._gathered if claimed.group not in groups]
+            self._gathered = deque(kept)
 
     def _enforce_deadlines(self) -> None:
         now = time.monotonic()
         for worker in [*self._workers]:
-            if worker.idle or worker.deadline > now:
+            if worker.timer > now:
                 continue
             self._collect(worker)  # the answer may have come at the last moment
             if worker.idle or worker not in self._workers:
                 continue
-            self._discard(worker)
-            if worker.initialised:
-                timeout = self._settings.function.timeout
-                log.line(f"{worker.request_id} Task timed out after {timeout:.2f} seconds")
-                self._replace(worker)
-            else:
-                limit = self._settings.function.init_timeout
-                self._init_failed(f"no answer within {limit:.2f} seconds")
+            if worker.deadline <= now:
+                self._discard(worker)
+                if worker.initialised:
+                    self._timed_out(worker)
+                else:
+                    limit = self._settings.function.init_timeout
+                    self._init_failed(f"no answer within {limit:.2f} seconds")
+                continue
+            if worker.held is not None and worker.hand_over <= now:
+                worker.environment.invoke(worker.held)
+                worker.held, worker.hand_over = None, _FOREVER
+            if worker.look_at_memory <= now and not self._out_of_memory(worker):
+                worker.look_at_memory = now + _MEMORY_LOOKS
+
+    def _timed_out(self, worker: _Worker) -> None:
+        timeout = self._settings.function.timeout
+        log.line(f"{worker.request_id} Task timed out after {timeout:.2f} seconds")
+        self._replace(worker)
+
+    def _out_of_memory(self, worker: _Worker) -> bool:
+        """Ends an environment that has used more memory than the function has, as Lambda does."""
+        allowed = self._settings.function.memory_mb
+        used = 0 if self._debug else peak_memory_mb(worker.environment.pid)
+        if used <= allowed:
+            return False
+        self._discard(worker)
+        log.line(
+            f"RequestId: {worker.request_id} Error: Runtime exited with error: signal: killed "
+            f"(Runtime.OutOfMemory: Memory Size: {allowed} MB Max Memory Used: {used} MB)"
+        )
+        self._replace(worker)
+        return True
+
+    def _arm_alarm(self) -> None:
+        """Lets a signal enforce the function's timeout while the loop waits for a Redis that hangs."""
+        busy = [worker.deadline for worker in self._workers if worker.request_id]
+        left = min(busy, default=_FOREVER) - time.monotonic()
+        if self._debug or left > 2 * self._client.timeout:
+            return
+        signal.setitimer(signal.ITIMER_REAL, max(left, 0.0) + _LATE)
+
+    def _on_alarm(self, number: int, frame: object) -> None:
+        now = time.monotonic()
+        for worker in [*self._workers]:
+            if worker.request_id and worker.deadline <= now:
+                worker.environment.signal_kill()  # the loop will see its end
 
     def _discard(self, worker: _Worker) -> None:
         self._workers.remove(worker)
         worker.environment.kill()
+        self._block({*worker.groups.values()})
 
     def _replace(self, worker: _Worker) -> None:
         # An environment that died idle is replaced when there is work, lest it dies in a loop.
@@ -463,10 +616,12 @@ class EventSourceMapping:
             number: signal.signal(number, _note_only)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
         }
+        previous[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._on_alarm)
         signal.set_wakeup_fd(self._wakeup_sender, warn_on_full_buffer=False)
         try:
             yield
         finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
             signal.set_wakeup_fd(-1)
             for number, handler in previous.items():
                 signal.signal(number, handler)

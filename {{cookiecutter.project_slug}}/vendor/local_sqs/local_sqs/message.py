@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import msgspec
 
@@ -29,11 +28,13 @@ class Message(msgspec.Struct, frozen=True):
     group_id: str | None
     deduplication_id: str | None
     dead_letter_source: str | None
+    sequence_number: str | None = None  # of a FIFO queue, 20 digits
 
 
 class Entry(msgspec.Struct, frozen=True):
     """A message to send. `delay`: seconds, None for the queue's own. `attributes`: plain strings become
-    String attributes. `group_id` and `deduplication_id` are carried with the message."""
+    String attributes. A FIFO queue needs `group_id`, and `deduplication_id` unless it deduplicates by
+    content; a standard queue carries a `group_id` along and refuses a `deduplication_id`."""
 
     body: str
     delay: float | None = None
@@ -90,29 +91,40 @@ def new_ids(number: int) -> list[str]:
     return [id_from(digits[at : at + 32]) for at in range(0, 32 * number, 32)]
 
 
-def from_columns(columns: Sequence[Sequence[Any]], seed: str) -> list[Message]:
-    """The messages that `receive.lua` and `peek.lua` answer with, a list for each field; `seed`: of the
-    RECEIVE, empty for messages that were only looked at.
+def from_reply(
+    marks: Sequence[bytes],
+    bodies: Sequence[bytes],
+    details: Sequence[bytes | None],
+    numbers: Sequence[bytes] = (),
+    *,
+    peeked: bool = False,
+) -> list[Message]:
+    """The messages that RECEIVE and PEEK answer with (`lua/receive.lua`, `lua/queue.lua`); `numbers`: the
+    sequence numbers of a FIFO queue; `peeked`: they were only looked at, and have no receipt handle.
 
     A body that is not UTF-8 (anybody may push bytes) shows the offending bytes as `\\xNN`: it reaches
     the handler, which can park it, rather than stopping the queue.
     """
     messages = []
-    for identifier, body, sent, count, first, packed in zip(*columns, strict=True):
-        id_ = identifier.decode()
-        details = _decode_details(packed.decode("utf-8", "replace")) if packed else _NO_DETAILS
+    for index, body in enumerate(bodies):
+        id_ = marks[2 * index].decode()
+        enqueued, *received = marks[2 * index + 1].decode().split(" ")
+        count, first, seed = received or ("0", "0", "")
+        packed = details[index] if details else None
+        known = _decode_details(packed.decode("utf-8", "replace")) if packed else _NO_DETAILS
         messages.append(
             Message(
                 id_,
-                f"{id_}.{seed}" if seed else "",
+                "" if peeked else f"{id_}.{seed}",
                 body.decode("utf-8", "backslashreplace"),
-                int(sent),
+                int(enqueued),
                 int(first),
-                count,
-                details.attributes if packed else {},
-                details.group_id,
-                details.deduplication_id,
-                details.dead_letter_source,
+                int(count),
+                known.attributes,
+                known.group_id,
+                known.deduplication_id,
+                known.dead_letter_source,
+                numbers[index].decode() if numbers else None,
             )
         )
     return messages

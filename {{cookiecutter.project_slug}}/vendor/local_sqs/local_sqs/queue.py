@@ -6,8 +6,9 @@ at the head of `lua/queue.lua`.
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from os import urandom
+from typing import Any
 
 import msgspec
 
@@ -20,31 +21,65 @@ from .message import (
     Message,
     MessageAttribute,
     Stats,
-    from_columns,
-    new_id,
+    from_reply,
     new_ids,
 )
 from .waiter import Waiter
 
+try:  # hashlib loads OpenSSL, for one function that the interpreter has built in
+    from _sha2 import sha256  # type: ignore[import-not-found]
+except ImportError:
+    try:
+        from _sha256 import sha256  # type: ignore[import-not-found]  # before Python 3.12
+    except ImportError:
+        from hashlib import sha256
+
 _CREATE = Script("create", "queue")
-_SEND = Script("send", "clock", "queue")
-_RECEIVE = Script("receive", "clock", "queue", "settle")
-_DELETE = Script("delete", "queue")
 _CHANGE_VISIBILITY = Script("change_visibility", "clock", "queue")
-_STATS = Script("stats", "clock", "queue", "settle")
-_PEEK = Script("peek", "clock", "queue", "settle")
 _PURGE = Script("purge", "queue")
+
+
+class _Scripts(msgspec.Struct, frozen=True):
+    """What the two kinds of queue do differently."""
+
+    send: Script
+    receive: Script
+    delete: Script
+    stats: Script
+    peek: Script
+    redrive: Script
+
+
+_LOOK = ("clock", "queue", "inbox", "standard")
+_STANDARD = _Scripts(
+    send=Script("send", "clock", "queue"),
+    receive=Script("receive", "clock", "queue", "faults", "inbox", "standard"),
+    delete=Script("delete", "queue", "faults"),
+    stats=Script("stats", *_LOOK),
+    peek=Script("peek", *_LOOK),
+    redrive=Script("redrive", *_LOOK),
+)
+_FIFO_LOOK = ("clock", "queue", "faults", "inbox", "sha256", "fifo")
+_FIFO = _Scripts(
+    send=Script("fifo_send", *_FIFO_LOOK),
+    receive=Script("fifo_receive", *_FIFO_LOOK),
+    delete=Script("fifo_delete", *_FIFO_LOOK),
+    stats=Script("fifo_stats", *_FIFO_LOOK),
+    peek=Script("fifo_peek", *_FIFO_LOOK),
+    redrive=Script("fifo_redrive", *_FIFO_LOOK),
+)
 
 
 class Received(msgspec.Struct, frozen=True):
     """What one look at the queue gave: messages, how many more may be received now, for how many
-    seconds nothing can become visible without waking a `Waiter`, and whether each deletion asked for
-    along with it was carried out."""
+    seconds nothing can become visible without waking a `Waiter`, whether each deletion asked for along
+    with it was carried out, and for how many seconds an environment is to be slow (`faults.py`)."""
 
     messages: list[Message]
     left: int
     quiet_for: float
     deleted: list[bool]
+    slow: float = 0.0
 
 
 class Queue:
@@ -53,6 +88,8 @@ class Queue:
     def __init__(self, client: Client, name: str) -> None:
         self.client = client
         self.name = name
+        self.fifo = limits.is_fifo(name)
+        self._scripts = _FIFO if self.fifo else _STANDARD
         self._waiter: Waiter | None = None
 
     @classmethod
@@ -83,11 +120,19 @@ class Queue:
         dead_letter_queue: str | None = None,
         retention: float = 345_600.0,
         delay: float = 0.0,
+        fifo: bool = False,
+        content_based_deduplication: bool = False,
     ) -> None:
         """Set the queue's attributes for every client of it; messages in it stay. Times in seconds.
 
+        A FIFO queue's name, and no other, ends in `.fifo`; so does its dead-letter queue's.
+        `content_based_deduplication`: a message without a deduplication id gets the SHA-256 of its body.
         Raises ValueError where SQS's CreateQueue would refuse the value.
         """
+        if fifo != self.fifo:
+            raise ValueError(f"a FIFO queue's name and no other ends in .fifo, got {self.name!r}")
+        if content_based_deduplication and not fifo:
+            raise ValueError("content_based_deduplication is for FIFO queues")
         _between("visibility_timeout", visibility_timeout, 0, limits.MAXIMUM_VISIBILITY_SECONDS)
         _between("retention", retention, 60, 1_209_600)
         _between("delay", delay, 0, limits.MAXIMUM_DELAY_SECONDS)
@@ -97,6 +142,8 @@ class Queue:
             _between("max_receive_count", max_receive_count, 1, 1000)
         if dead_letter_queue == self.name:
             raise ValueError("a queue cannot be its own dead-letter queue")
+        if dead_letter_queue and limits.is_fifo(dead_letter_queue) != fifo:
+            raise ValueError("the dead-letter queue of a FIFO queue, and no other, must be FIFO")
         self.client.run(
             _CREATE,
             self.name,
@@ -105,6 +152,7 @@ class Queue:
             *("delay", _milliseconds(delay)),
             *("max_receive_count", max_receive_count or ""),
             *("dead_letter_queue", dead_letter_queue or ""),
+            *("content_based_deduplication", int(content_based_deduplication) or ""),
         )
 
     def send(
@@ -118,13 +166,15 @@ class Queue:
     ) -> str:
         """Send one message; gives its id. `delay`: seconds, None for the queue's own.
 
-        Raises limits.Refused (a ValueError) where SQS would refuse the message.
+        A FIFO queue accepts a duplicate (the same deduplication id within 5 minutes), gives the id of the
+        original and enqueues nothing. Raises limits.Refused (a ValueError) where SQS would refuse the
+        message.
         """
         entry = Entry(body, delay, attributes, group_id, deduplication_id)
-        known = limits.attributes_of(entry)
-        limits.check(entry, known)
-        identifier = new_id()
-        self.client.run(_SEND, self.name, *_arguments(identifier, entry, known))
+        (identifier,), failed = self._send([entry], alone=True)
+        for refused in failed:
+            raise limits.Refused(refused.code, refused.message)
+        assert identifier is not None
         return identifier
 
     def send_batch(self, entries: Iterable[Entry | str]) -> tuple[list[str | None], list[Failed]]:
@@ -140,39 +190,64 @@ class Queue:
             raise limits.Refused(
                 "TooManyEntriesInBatchRequest", f"{len(batch)} entries; 10 at most"
             )
+        return self._send(batch)
+
+    def _send(
+        self, batch: list[Entry], *, alone: bool = False
+    ) -> tuple[list[str | None], list[Failed]]:
         total = 0
         ids: list[str | None] = []
         failed: list[Failed] = []
         arguments: list[Argument] = []
-        new = new_ids(len(batch))
-        for index, (entry, identifier) in enumerate(zip(batch, new, strict=True)):
+        arguments_of = _fifo_arguments if self.fifo else _arguments
+        for index, (entry, identifier) in enumerate(zip(batch, new_ids(len(batch)), strict=True)):
             attributes = limits.attributes_of(entry)
             try:
-                total += limits.check(entry, attributes)
+                total += limits.check(entry, attributes, fifo=self.fifo)
             except limits.Refused as refusal:
+                if alone:
+                    raise
                 total += limits.size(entry, attributes)
                 ids.append(None)
                 failed.append(Failed(index, refusal.code, str(refusal)))
                 continue
             ids.append(identifier)
-            arguments += _arguments(identifier, entry, attributes)
+            arguments += arguments_of(identifier, entry, attributes)
         if total > limits.MAXIMUM_MESSAGE_BYTES:
             raise limits.Refused(
                 "BatchRequestTooLong", f"batch of {total} bytes; 1,048,576 at most"
             )
         if arguments:
-            self.client.run(_SEND, self.name, *arguments)
+            answers = self.client.run(self._scripts.send, self.name, *arguments)
+            if self.fifo:
+                self._take_answers(answers, ids, failed)
         return ids, failed
+
+    @staticmethod
+    def _take_answers(answers: list[Any], ids: list[str | None], failed: list[Failed]) -> None:
+        """Put the ids that a FIFO queue has answered in place of those that were offered."""
+        offered = [index for index, identifier in enumerate(ids) if identifier is not None]
+        for index, answer in zip(offered, answers, strict=True):
+            if answer == 0:
+                ids[index] = None
+                reason = (
+                    "a FIFO queue without ContentBasedDeduplication needs MessageDeduplicationId"
+                )
+                failed.append(Failed(index, "InvalidParameterValue", reason))
+            else:
+                ids[index] = answer[0].decode()
+        failed.sort(key=lambda refused: refused.index)
 
     def receive(
         self, max_messages: int = 10, wait: float = 0.0, *, visibility_timeout: float | None = None
     ) -> list[Message]:
-        """Take up to `max_messages` (1-10,000; SQS itself stops at 10) for the visibility timeout.
+        """Take up to `max_messages` for the visibility timeout: 1-10,000, for a FIFO queue 1-10 (SQS
+        itself stops at 10 for both).
 
         Blocks for up to `wait` seconds until at least one is there. `visibility_timeout`: seconds, None
         for the queue's own. Raises ValueError, ConnectionLost.
         """
-        _between("max_messages", max_messages, 1, 10_000)
+        _between("max_messages", max_messages, 1, 10 if self.fifo else 10_000)
         deadline = time.monotonic() + wait
         while True:
             received = self.look(max_messages, visibility_timeout=visibility_timeout)
@@ -194,18 +269,25 @@ class Queue:
         done: Iterable[str] = (),
     ) -> Received:
         """One RECEIVE without waiting, after deleting the receipts in `done` in the same round trip."""
-        hidden = "" if visibility_timeout is None else _milliseconds(visibility_timeout)
+        hidden: Argument = ""
+        if visibility_timeout is not None:
+            longest = limits.MAXIMUM_VISIBILITY_SECONDS
+            _between("visibility_timeout", visibility_timeout, 0, longest)
+            hidden = _milliseconds(visibility_timeout)
         seed = urandom(12).hex()
         arguments = (max_messages, seed, hidden)
-        calls: list[tuple[Script, str, tuple[Argument, ...]]] = [(_RECEIVE, self.name, arguments)]
+        calls: list[tuple[Script, str, Sequence[Argument]]] = [
+            (self._scripts.receive, self.name, arguments)
+        ]
         if receipts := tuple(done):
-            calls.insert(0, (_DELETE, self.name, _halves(receipts)))
-        *deleted, (wait, left, *taken) = self.client.run_all(*calls)
+            calls.insert(0, (self._scripts.delete, self.name, _halves(receipts)))
+        *deleted, (wait, left, slow, *taken) = self.client.run_all(*calls)
         return Received(
-            from_columns(taken, seed),
+            from_reply(*taken),
             left,
             max(wait, 0) / 1000,
             [answer == 1 for answer in deleted[0]] if deleted else [],
+            slow / 1000,
         )
 
     def delete(self, receipt: str) -> bool:
@@ -217,7 +299,9 @@ class Queue:
         arguments = _halves(receipts)
         if not arguments:
             return []
-        return [answer == 1 for answer in self.client.run(_DELETE, self.name, *arguments)]
+        return [
+            answer == 1 for answer in self.client.run(self._scripts.delete, self.name, *arguments)
+        ]
 
     def change_visibility(self, receipt: str, seconds: float) -> bool:
         """Let an in-flight message return `seconds` from now; False when it is not ours any more.
@@ -231,13 +315,64 @@ class Queue:
 
     def stats(self) -> Stats:
         """Counts and age as a receiver would meet them now."""
-        ready, in_flight, delayed, age = self.client.run(_STATS, self.name, urandom(12).hex())
+        ready, in_flight, delayed, age = self.client.run(
+            self._scripts.stats, self.name, urandom(12).hex()
+        )
         return Stats(ready, in_flight, delayed, age / 1000)
 
     def peek(self, n: int = 10) -> list[Message]:
         """The next `n` messages, delayed ones last, without receiving them (SQS cannot do this)."""
-        reply = self.client.run(_PEEK, self.name, n, urandom(12).hex())
-        return from_columns(reply, "")
+        reply = self.client.run(self._scripts.peek, self.name, n, urandom(12).hex())
+        return from_reply(*reply, peeked=True)
+
+    def redrive(
+        self,
+        destination: str | None = None,
+        *,
+        max_messages: int | None = None,
+        rate: int | None = None,
+    ) -> int:
+        """Move the messages of this dead-letter queue back, as SQS's StartMessageMoveTask does, and wait for
+        it; gives how many were moved.
+
+        Each goes to the queue that dead-lettered it, or all to `destination`; it gets a new id, a new
+        enqueue time and a new receive count. `rate`: messages a second, 1-500, None for as fast as can be.
+        What is in flight or delayed stays, and so does what is dead-lettered meanwhile. Raises
+        limits.Refused when this is no queue's dead-letter queue, or when it is being redriven already;
+        ValueError for another rate or a destination of the other kind.
+        """
+        if rate is not None:
+            _between("rate", rate, 1, 500)
+        if destination is not None and limits.is_fifo(destination) != self.fifo:
+            raise ValueError("a FIFO queue's messages move to a FIFO queue, and no others do")
+        # Should this process be killed, its claim lapses.
+        claim, lapses = f"{self.name}:redrive", 10_000  # ms
+        if not self.client.execute("SET", claim, urandom(12).hex(), "NX", "PX", lapses):
+            raise limits.Refused("UnsupportedOperation", f"{self.name} is being redriven already")
+        try:
+            most = self.stats().ready
+            if max_messages is not None:
+                most = min(most, max_messages)
+            return self._redrive(destination or "", most, rate, (claim, lapses))
+        finally:
+            self.client.execute("DEL", claim)
+
+    def _redrive(self, to: str, most: int, rate: int | None, claim: tuple[str, int]) -> int:
+        total = 0
+        started = time.monotonic()
+        while True:
+            at_once = min(500 if rate is None else max(1, rate // 10), most - total)
+            self.client.execute("PEXPIRE", *claim)
+            seed = urandom(12).hex()
+            moved: int = self.client.run(self._scripts.redrive, self.name, seed, at_once, to)
+            if moved < 0:
+                reason = f"{self.name} is not the dead-letter queue of any queue"
+                raise limits.Refused("InvalidParameterValue", reason)
+            total += moved
+            if moved < at_once or total == most:
+                return total
+            if rate is not None:
+                time.sleep(max(0.0, started + total / rate - time.monotonic()))
 
     def purge(self) -> int:
         """Remove every message; gives how many there were."""
@@ -249,12 +384,15 @@ def _milliseconds(seconds: float) -> int:
     return round(seconds * 1000)
 
 
-def _halves(receipts: Iterable[str]) -> tuple[str, ...]:
-    halves: list[str] = []
+def _halves(receipts: Iterable[str]) -> list[str]:
+    """The ids, then the seeds."""
+    ids: list[str] = []
+    seeds: list[str] = []
     for receipt in receipts:
         id_, _, seed = receipt.rpartition(".")
-        halves += (id_, seed)
-    return tuple(halves)
+        ids.append(id_)
+        seeds.append(seed)
+    return ids + seeds
 
 
 def _between(name: str, value: float, low: float, high: float) -> None:
@@ -265,10 +403,19 @@ def _between(name: str, value: float, low: float, high: float) -> None:
 def _arguments(
     identifier: str, entry: Entry, attributes: dict[str, MessageAttribute]
 ) -> tuple[Argument, ...]:
-    details: Argument = ""
-    if attributes or entry.group_id or entry.deduplication_id:
-        details = msgspec.json.encode(
-            Details(attributes, entry.group_id or None, entry.deduplication_id or None)
-        )
-    delay = "" if entry.delay is None else _milliseconds(entry.delay)
-    return identifier, entry.body, delay, details
+    if not attributes and entry.group_id is None and entry.delay is None:
+        return identifier, entry.body, ""
+    delay = "-" if entry.delay is None else _milliseconds(entry.delay)
+    details = ""
+    if attributes or entry.group_id is not None:
+        details = msgspec.json.encode(Details(attributes, entry.group_id)).decode()
+    return identifier, entry.body, f"{delay} {details}"
+
+
+def _fifo_arguments(
+    identifier: str, entry: Entry, attributes: dict[str, MessageAttribute]
+) -> tuple[Argument, ...]:
+    group, known = entry.group_id or "", entry.deduplication_id
+    deduplication_id = known or sha256(entry.body.encode()).hexdigest()
+    details = msgspec.json.encode(Details(attributes, group, deduplication_id))
+    return identifier, entry.body, group, deduplication_id, "" if known else "1", details

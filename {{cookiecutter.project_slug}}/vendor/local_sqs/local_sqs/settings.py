@@ -2,7 +2,7 @@
 
 import os
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -23,7 +23,8 @@ class RedisSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class QueueSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The queue's attributes; the mapping creates the queue with them when it starts."""
+    """The queue's attributes; the mapping creates the queue with them when it starts. `fifo`: its name,
+    and that of its dead-letter queue, end in `.fifo`."""
 
     name: _Name
     visibility_timeout: Annotated[float, msgspec.Meta(ge=0, le=43_200)] = 30.0
@@ -31,6 +32,8 @@ class QueueSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dead_letter_queue: _Name | None = None
     retention: Annotated[float, msgspec.Meta(ge=60, le=1_209_600)] = 345_600.0
     delay: Annotated[float, msgspec.Meta(ge=0, le=900)] = 0.0
+    fifo: bool = False
+    content_based_deduplication: bool = False
 
 
 class MappingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,8 +47,12 @@ class MappingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class FunctionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The function. `handler`: "package.module.function". `environment`: its environment variables.
-    `preload`: modules that the poller imports before it forks environments; they are imported without
-    the function's environment variables. `init_timeout`: Lambda's limit on the init phase."""
+    `path`: directories that come first on the function's path, such as an unpacked deployment package.
+    `environments`: what runs it: processes forked from the poller, or the production runtime client
+    (awslambdaric) in processes of its own. `preload`: modules that the poller imports before it forks
+    environments; they are imported without the function's environment variables. `init_timeout`:
+    Lambda's limit on the init phase. `reserved_concurrency`: the most environments that the function may
+    have, known to Lambda but not to the mapping: batches beyond it are throttled."""
 
     handler: Annotated[str, msgspec.Meta(pattern=r"^[^.\s]+(\.[^.\s]+)+$")]
     name: str = "function"
@@ -54,6 +61,9 @@ class FunctionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     memory_mb: Annotated[int, msgspec.Meta(ge=128, le=10_240)] = 128
     environment: dict[str, str] = {}
     preload: tuple[str, ...] = ()
+    path: tuple[str, ...] = ()
+    environments: Literal["fork", "runtime"] = "fork"
+    reserved_concurrency: Annotated[int, msgspec.Meta(ge=0, le=1000)] | None = None
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,6 +95,18 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         if queue.dead_letter_queue == queue.name:
             raise SettingsError("queue.dead_letter_queue: a queue cannot be its own")
+        if queue.name.endswith(".fifo") != queue.fifo:
+            raise SettingsError("queue.fifo: true exactly when queue.name ends in .fifo")
+        if queue.dead_letter_queue and queue.dead_letter_queue.endswith(".fifo") != queue.fifo:
+            raise SettingsError(
+                "queue.dead_letter_queue: of a FIFO queue it is FIFO, too, and ends in .fifo"
+            )
+        if queue.content_based_deduplication and not queue.fifo:
+            raise SettingsError("queue.content_based_deduplication: for FIFO queues only")
+        if queue.fifo and mapping.batch_size > 10:
+            raise SettingsError("mapping.batch_size: at most 10 for a FIFO queue")
+        if queue.fifo and mapping.batching_window:
+            raise SettingsError("mapping.batching_window: not for FIFO queues")
 
 
 def parse_settings(text: str | bytes) -> Settings:

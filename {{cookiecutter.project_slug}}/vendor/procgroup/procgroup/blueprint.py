@@ -5,6 +5,7 @@ Nothing is rendered here: strings may hold Jinja2, which `rendering` resolves on
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
@@ -20,16 +21,21 @@ if TYPE_CHECKING:
     import yaml
 
 Key = tuple[str | int, ...]
+# Where a key stands: file and line; no file for what came as an override from Python.
+Place = tuple["Path | None", int]
 
 # Written apart, because this file must hold no Jinja2 marker itself (templates of templates).
 _JINJA = tuple("{" + follower for follower in ("{", "%", "#"))
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}\Z")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*\Z")
+_VARIABLE_NAME = re.compile(r"[^=\x00]+\Z")
 # What the role directory holds already.
 _RESERVED_FILES = {"run", "log", "notify", "runit", "supervise"}
 
+PROGRAM_KINDS = ("python", "binary", "image")
 READY_KINDS = ("tcp", "http", "redis", "log", "notify")
 NEED_CONDITIONS = ("started", "ready")
+STOP_SIGNALS = ("HUP", "INT", "QUIT", "ABRT", "KILL", "USR1", "USR2", "ALRM", "TERM", "WINCH")
 
 
 def is_template(text: str) -> bool:
@@ -46,14 +52,25 @@ class Ready(NamedTuple):
     pattern: str = ""  # log: a regular expression, searched in each new line
 
 
+class Container(NamedTuple):
+    """How a container engine runs the role's image; strings may still be templates."""
+
+    engine: tuple[str, ...] = ()  # a command, its own options included; empty: found
+    options: tuple[str, ...] = ()  # of the engine's `run`
+    mounts: Mapping[str, str] = {}  # name in `configs` → path in the container
+    network: str = "published"  # or "host"
+
+
 class RoleSpec(NamedTuple):
     """One role of a blueprint; strings may still be templates."""
 
     name: str
     python: str | None
     binary: tuple[str, ...]
+    image: str | None
+    container: Container | None  # for an image only
     args: tuple[str, ...]
-    ports: tuple[str, ...]
+    ports: Mapping[str, int | None]  # name → the port in the container, if published from one
     configs: Mapping[str, str]  # name in the role's directory → template file
     needs: Mapping[str, str]  # role → "started" or "ready"
     environment: Mapping[str, str]
@@ -64,6 +81,7 @@ class RoleSpec(NamedTuple):
     graceful: bool  # stopped by its signal even in a fast teardown
     autostart: bool
     working_directory: str | None
+    preload: tuple[str, ...]  # modules that the role's process may be forked with
 
 
 class Blueprint(NamedTuple):
@@ -74,19 +92,27 @@ class Blueprint(NamedTuple):
     variables: Mapping[str, Any]
     roles: Mapping[str, RoleSpec]
     hint: str | None
-    lines: Mapping[Key, int]
+    places: Mapping[Key, Place]
+    files: tuple[Path, ...]  # `file` and all that it includes
 
     def where(self, *key: str | int) -> str:
         """ "service.yaml:12: roles.worker.args" for the innermost part of `key` with a line."""
-        return _where(self.file, self.lines, key)
+        return _where(self.file, self.places, key)
+
+    def source(self, *key: str | int) -> Path:
+        """The file in which `key` stands, whose directory relative paths begin at."""
+        return _place(self.file, self.places, key)[0] or self.file
 
 
-def _where(file: Path, lines: Mapping[Key, int], key: Key) -> str:
-    known = key
-    while known and known not in lines:
-        known = known[:-1]
-    line = lines.get(known, 1)
-    place = f"{file}:{line}" if line else f"{file} (override)"
+def _place(file: Path, places: Mapping[Key, Place], key: Key) -> Place:
+    while key and key not in places:
+        key = key[:-1]
+    return places.get(key, (file, 1))
+
+
+def _where(file: Path, places: Mapping[Key, Place], key: Key) -> str:
+    source, line = _place(file, places, key)
+    place = f"{source}:{line}" if source else f"{file} (override)"
     return f"{place}: {dotted(key)}" if key else place
 
 
@@ -185,40 +211,116 @@ def _show(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _merge(base: Any, change: Any, key: Key, lines: dict[Key, int]) -> Any:
-    """`change` laid over `base`: mappings merge, None removes, anything else replaces."""
-    if not isinstance(base, dict) or not isinstance(change, dict):
-        lines[key] = 0
-        return change
-    merged = dict(base)
-    for name, value in change.items():
-        if value is None:
-            merged.pop(name, None)
-        elif name in merged:
-            merged[name] = _merge(merged[name], value, (*key, name), lines)
-        else:
-            lines[(*key, name)] = 0
-            merged[name] = value
-    return merged
+def _as_from_yaml(value: Any, file: Path) -> Any:
+    """Overrides may hold what Python has and YAML has not: tuples, paths, other mappings."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, list | tuple):
+        return [_as_from_yaml(item, file) for item in value]
+    if hasattr(value, "items"):
+        for name in value:
+            if not isinstance(name, str):
+                raise BlueprintError(f"{file} (override): expected a text as key, not {name!r}")
+        return {name: _as_from_yaml(item, file) for name, item in value.items()}
+    return value
+
+
+def _merge(
+    base: Any, change: Any, key: Key, places: dict[Key, Place], changed: Mapping[Key, Place]
+) -> Any:
+    """`change` laid over `base`: mappings merge, None removes, anything else replaces.
+
+    In `variables` None is a value like any other. `places` takes over where the changes stand.
+    """
+    if isinstance(base, dict) and isinstance(change, dict):
+        merged = dict(base)
+        for name, value in change.items():
+            own = (*key, name)
+            if value is None and key[:1] != ("variables",):
+                merged.pop(name, None)
+                _forget_places(own, places)
+            elif name in merged:
+                merged[name] = _merge(merged[name], value, own, places, changed)
+            else:
+                _take_places(own, places, changed)
+                merged[name] = value
+        return merged
+    _take_places(key, places, changed)
+    return change
+
+
+def _take_places(key: Key, places: dict[Key, Place], changed: Mapping[Key, Place]) -> None:
+    _forget_places(key, places)
+    places[key] = (None, 0)
+    places.update({each: changed[each] for each in changed if each[: len(key)] == key})
+
+
+def _forget_places(key: Key, places: dict[Key, Place]) -> None:
+    for each in [each for each in places if each[: len(key)] == key]:
+        del places[each]
+
+
+def _assemble(
+    file: Path, including: tuple[Path, ...], files: dict[Path, None]
+) -> tuple[dict[str, Any], dict[Key, Place]]:
+    """A file laid over all that it includes, and where each key of the result stands."""
+    files[file] = None
+    data, lines = _parse(file)
+    places: dict[Key, Place] = {key: (file, line) for key, line in lines.items()}
+    read = _Reader(file, places)
+    if data is None:
+        raise BlueprintError(f"{file}:1: the file is empty; expected `name:` and `roles:`")
+    top = read.mapping(data, (), "a mapping with `name` and `roles`")
+    if "include" not in top:
+        return top, places
+    named = top["include"]
+    if isinstance(named, str):
+        named = [named]
+    base: dict[str, Any] = {}
+    found: dict[Key, Place] = {(): (file, 1)}
+    if named is None:
+        named = []
+    for position, name in enumerate(read.texts(named, ("include",), "blueprint files")):
+        where = _where(file, places, ("include", position))
+        if is_template(name):
+            raise BlueprintError(f"{where}: expected a plain path, without Jinja2")
+        included = Path(os.path.abspath(file.parent / os.path.expanduser(name)))
+        chain = (*including, file)
+        if included in chain:
+            circle = " → ".join(map(str, (*chain[chain.index(included) :], included)))
+            raise BlueprintError(f"{where}: blueprints include each other: {circle}")
+        if not included.is_file():
+            raise BlueprintError(f"{where}: there is no file {included}")
+        theirs, their_places = _assemble(included, chain, files)
+        base = _merge(base, theirs, (), found, their_places)
+    own = {name: value for name, value in top.items() if name != "include"}
+    return _merge(base, own, (), found, places), found
 
 
 class _Reader:
     """Typed access to plain data; every complaint names file, line and key."""
 
-    def __init__(self, file: Path, lines: dict[Key, int]) -> None:
+    def __init__(self, file: Path, places: Mapping[Key, Place]) -> None:
         self.file = file
-        self.lines = lines
+        self.places = places
 
     def error(self, key: Key, problem: str) -> BlueprintError:
-        return BlueprintError(f"{_where(self.file, self.lines, key)}: {problem}")
+        return BlueprintError(f"{_where(self.file, self.places, key)}: {problem}")
+
+    def place(self, *key: str | int) -> str:
+        return _where(self.file, self.places, key).removesuffix(f": {dotted(key)}")
 
     def mapping(self, value: Any, key: Key, what: str) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise self.error(key, f"expected {what}, not {_show(value)}")
         return value
 
-    def known(self, value: dict[str, Any], key: Key, names: tuple[str, ...]) -> None:
-        for name in value:
+    def fields(self, value: Any, key: Key, what: str, names: tuple[str, ...]) -> dict[str, Any]:
+        """A mapping with keys out of `names`. A key without a value is as good as absent."""
+        given = self.mapping(value, key, what)
+        for name in given:
             if name in names:
                 continue
             import difflib
@@ -226,6 +328,22 @@ class _Reader:
             close = difflib.get_close_matches(name, names, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(names)}"
             raise self.error((*key, name), f"unknown key; {hint}")
+        return {name: given[name] for name in given if given[name] is not None}
+
+    def entries(
+        self,
+        value: Any,
+        key: Key,
+        what: str,
+        valid: re.Pattern[str] | None = None,
+        expected: str = "",
+    ) -> dict[str, Any]:
+        """A mapping with keys of the writer's choice. One without a value is as good as absent."""
+        given = self.mapping(value, key, what)
+        for name in given:
+            if valid is not None and not valid.match(name):
+                raise self.error((*key, name), f"expected {expected}")
+        return {name: given[name] for name in given if given[name] is not None}
 
     def text(self, value: Any, key: Key, what: str = "a text") -> str:
         """Numbers are accepted as their text, as in `args: [--port, 80]`."""
@@ -244,7 +362,7 @@ class _Reader:
         return tuple(self.text(item, (*key, place)) for place, item in enumerate(value))
 
 
-_TOP = ("name", "variables", "roles", "hint")
+_TOP = ("name", "include", "variables", "roles", "hint")
 _ROLE = RoleSpec._fields[1:]
 
 
@@ -256,37 +374,45 @@ def load(
     """Read and check a blueprint.
 
     `variables` replace the blueprint's own and must be declared there. `overrides` has the shape of
-    the blueprint and is laid over it: mappings merge, None removes a key, all else replaces.
-    Raises BlueprintError.
+    the blueprint and is laid over it as the blueprint is over those it includes: mappings merge,
+    None removes a key (but is a value in `variables`), all else replaces. Raises BlueprintError.
     """
     file = Path(os.path.abspath(path))
-    data, parsed_lines = _parse(file)
-    lines = dict(parsed_lines)
-    read = _Reader(file, lines)
-    if data is None:
-        raise BlueprintError(f"{file}:1: the file is empty; expected `name:` and `roles:`")
-    top = read.mapping(data, (), "a mapping with `name` and `roles`")
+    files: dict[Path, None] = {}
+    top, places = _assemble(file, (), files)
+    read = _Reader(file, places)
     if overrides:
-        top = _merge(top, dict(overrides), (), lines)
-    read.known(top, (), _TOP)
+        change = _as_from_yaml(overrides, file)
+        top = _merge(top, change, (), places, {})
+        if "include" in change:
+            raise read.error(("include",), "only a file includes others")
+    top = read.fields(top, (), "", _TOP)
     for required in ("name", "roles"):
         if required not in top:
             raise read.error((), f"`{required}` is missing")
     name = read.text(top["name"], ("name",))
     if not name.isprintable() or not name.strip() or "/" in name:
         raise read.error(("name",), f"expected a printable name without '/', not {_show(name)}")
-    values = dict(read.mapping(top.get("variables") or {}, ("variables",), "a mapping"))
+    values = dict(read.mapping(top.get("variables", {}), ("variables",), "a mapping"))
     for variable, value in (variables or {}).items():
         if variable not in values:
             known = ", ".join(values) or "none"
             raise BlueprintError(
-                f"{_where(file, lines, ('variables',))}: there is no variable {variable!r} to set; "
+                f"{_where(file, places, ('variables',))}: there is no variable {variable!r} to set; "
                 f"declared: {known}"
             )
         values[variable] = value
-    given = read.mapping(top["roles"], ("roles",), "a mapping of role names to roles")
+    given = read.entries(
+        top["roles"],
+        ("roles",),
+        "a mapping of role names to roles",
+        _NAME,
+        "a role name of at most 40 lower-case letters, digits, - and _",
+    )
     if not given:
         raise read.error(("roles",), "expected at least one role")
+    for each, body in given.items():
+        _refuse_misspelt(read, each, body, given)
     roles = {role: _role(read, role, body, values) for role, body in given.items()}
     for role in roles.values():
         for needed in role.needs:
@@ -299,26 +425,42 @@ def load(
     hint = top.get("hint")
     if hint is not None:
         hint = read.text(hint, ("hint",))
-    return Blueprint(name, file, values, roles, hint, lines)
+    return Blueprint(name, file, values, roles, hint, places, tuple(files))
+
+
+def _refuse_misspelt(read: _Reader, name: str, body: Any, roles: dict[str, Any]) -> None:
+    """A role without a program, laid over nothing, is most likely meant for another."""
+    if not isinstance(body, dict) or any(kind in body for kind in PROGRAM_KINDS):
+        return
+    import difflib
+
+    close = difflib.get_close_matches(name, [each for each in roles if each != name], n=1)
+    if close:
+        problem = "expected one of `python`, `binary` and `image` in a new role"
+        raise read.error(("roles", name), f"{problem}; did you mean the role {close[0]!r}?")
 
 
 def _role(read: _Reader, name: str, body: Any, variables: Mapping[str, Any]) -> RoleSpec:
     key: Key = ("roles", name)
-    if not _NAME.match(name):
+    role = read.fields(body, key, "a mapping that describes the role", _ROLE)
+    programs = [kind for kind in PROGRAM_KINDS if kind in role]
+    if len(programs) > 1:
+        stand = ", ".join(read.place(*key, kind) for kind in programs)
         raise read.error(
-            key, "expected a role name of at most 40 lower-case letters, digits, - and _"
+            key,
+            f"expected exactly one of `python`, `binary` and `image`, not {' and '.join(programs)} "
+            f"({stand}); `{programs[0]}: null` removes one that is included",
         )
-    role = read.mapping(body, key, "a mapping that describes the role")
-    if "image" in role:
-        raise read.error((*key, "image"), "container images are not supported by this version")
-    read.known(role, key, _ROLE)
-    if ("python" in role) == ("binary" in role):
-        raise read.error(key, "expected exactly one of `python` (a module) and `binary`")
+    if not programs:
+        raise read.error(key, "expected exactly one of `python` (a module), `binary` and `image`")
 
     python: str | None = None
     binary: tuple[str, ...] = ()
+    image: str | None = None
     if "python" in role:
         python = read.text(role["python"], (*key, "python"), "the dotted name of a module")
+    elif "image" in role:
+        image = read.text(role["image"], (*key, "image"), "the name of a container image")
     elif isinstance(role["binary"], list):
         binary = read.texts(role["binary"], (*key, "binary"), "program names or paths")
         if not binary:
@@ -326,26 +468,32 @@ def _role(read: _Reader, name: str, body: Any, variables: Mapping[str, Any]) -> 
     else:
         binary = (read.text(role["binary"], (*key, "binary"), "a program name, path or list"),)
 
-    ports = read.texts(role.get("ports") or [], (*key, "ports"), "port names")
-    for place, port in enumerate(ports):
-        if not _NAME.match(port) or port in ports[:place]:
-            raise read.error((*key, "ports", place), f"expected a new lower-case name, not {port}")
+    container = _container(read, role, key)
+    ports = _ports(read, role.get("ports", []), (*key, "ports"), container, variables)
 
     configs = {}
-    for config, template in read.mapping(
-        role.get("configs") or {}, (*key, "configs"), "a mapping of file names to template files"
+    reserved = ", ".join(sorted(_RESERVED_FILES))
+    for config, template in read.entries(
+        role.get("configs", {}),
+        (*key, "configs"),
+        "a mapping of file names to template files",
+        _FILE_NAME,
+        f"a plain file name other than {reserved}",
     ).items():
-        if not _FILE_NAME.match(config) or config in _RESERVED_FILES:
+        if config in _RESERVED_FILES:
             raise read.error(
-                (*key, "configs", config),
-                f"expected a plain file name other than {', '.join(sorted(_RESERVED_FILES))}",
+                (*key, "configs", config), f"expected a plain file name other than {reserved}"
             )
         configs[config] = read.text(template, (*key, "configs", config), "a template file's path")
 
     environment = {
         variable: read.text(value, (*key, "environment", variable))
-        for variable, value in read.mapping(
-            role.get("environment") or {}, (*key, "environment"), "a mapping of variables"
+        for variable, value in read.entries(
+            role.get("environment", {}),
+            (*key, "environment"),
+            "a mapping of variables",
+            _VARIABLE_NAME,
+            "the name of an environment variable",
         ).items()
     }
 
@@ -358,6 +506,11 @@ def _role(read: _Reader, name: str, body: Any, variables: Mapping[str, Any]) -> 
 
     working_directory = role.get("working_directory")
     if working_directory is not None:
+        if image is not None:
+            raise read.error(
+                (*key, "working_directory"),
+                "expected none for an image; `container: {options: [--workdir, ...]}` sets it",
+            )
         working_directory = read.text(
             working_directory, (*key, "working_directory"), "a directory's path"
         )
@@ -366,7 +519,9 @@ def _role(read: _Reader, name: str, body: Any, variables: Mapping[str, Any]) -> 
         name=name,
         python=python,
         binary=binary,
-        args=read.texts(role.get("args") or [], (*key, "args"), "arguments"),
+        image=image,
+        container=container,
+        args=read.texts(role.get("args", []), (*key, "args"), "arguments"),
         ports=ports,
         configs=configs,
         needs=_needs(read, role.get("needs"), (*key, "needs")),
@@ -378,22 +533,113 @@ def _role(read: _Reader, name: str, body: Any, variables: Mapping[str, Any]) -> 
         graceful=read.flag(role.get("graceful", False), (*key, "graceful")),
         autostart=read.flag(role.get("autostart", True), (*key, "autostart")),
         working_directory=working_directory,
+        preload=_preload(read, role, (*key, "preload")),
     )
+
+
+def _ports(
+    read: _Reader,
+    value: Any,
+    key: Key,
+    container: Container | None,
+    variables: Mapping[str, Any],
+) -> dict[str, int | None]:
+    """Names of ports; those published from a container with the port inside it."""
+    published = container is not None and container.network == "published"
+    if published:
+        if value == []:
+            return {}
+        inside = read.entries(
+            value, key, "a mapping of port names to ports in the container", _NAME, _PORT_NAME
+        )
+    else:
+        names = read.texts(value, key, "port names")
+        for place, name in enumerate(names):
+            if not _NAME.match(name) or name in names[:place]:
+                raise read.error((*key, place), f"expected {_PORT_NAME} of its own, not {name}")
+        return dict.fromkeys(names)
+    ports: dict[str, int | None] = {}
+    for name, port in inside.items():
+        number = _number(read, port, (*key, name), variables)
+        if number != int(number) or not 1 <= number <= 65535:
+            raise read.error((*key, name), "expected a port in the container, from 1 to 65535")
+        ports[name] = int(number)
+    return ports
+
+
+_CONTAINER = Container._fields
+_PORT_NAME = "a lower-case name"
+
+
+def _container(read: _Reader, role: dict[str, Any], key: Key) -> Container | None:
+    if "image" not in role:
+        if "container" in role:
+            raise read.error((*key, "container"), "expected only in a role with `image`")
+        return None
+    key = (*key, "container")
+    body = read.fields(role.get("container", {}), key, "a mapping", _CONTAINER)
+    engine = body.get("engine", [])
+    if isinstance(engine, str):
+        import shlex
+
+        try:
+            engine = shlex.split(engine)
+        except ValueError as error:
+            raise read.error((*key, "engine"), f"expected a command: {error}") from error
+    network = body.get("network", "published")
+    if network not in ("published", "host"):
+        raise read.error((*key, "network"), f"expected published or host, not {_show(network)}")
+    mounts = {}
+    configs = role.get("configs", {})
+    for name, path in read.entries(
+        body.get("mounts", {}), (*key, "mounts"), "a mapping of config names to paths"
+    ).items():
+        if not isinstance(configs, dict) or name not in configs:
+            raise read.error((*key, "mounts", name), "expected the name of one of the configs")
+        mounts[name] = read.text(path, (*key, "mounts", name), "a path in the container")
+        if not mounts[name].startswith("/") and not is_template(mounts[name]):
+            raise read.error((*key, "mounts", name), "expected an absolute path in the container")
+    return Container(
+        engine=read.texts(engine, (*key, "engine"), "words of a command"),
+        options=read.texts(body.get("options", []), (*key, "options"), "options"),
+        mounts=mounts,
+        network=network,
+    )
+
+
+_MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*\Z")
+
+
+def _preload(read: _Reader, role: dict[str, Any], key: Key) -> tuple[str, ...]:
+    modules = read.texts(role.get("preload", []), key, "module names")
+    if modules and "python" not in role:
+        raise read.error(key, "expected only in a role with `python`")
+    for place, module in enumerate(modules):
+        if not _MODULE.match(module):
+            raise read.error((*key, place), f"expected a module's dotted name, not {module!r}")
+        if module == role["python"]:
+            raise read.error((*key, place), "the role's own module cannot be imported beforehand")
+    return modules
 
 
 def _number(read: _Reader, value: Any, key: Key, variables: Mapping[str, Any]) -> float:
     """A number, or a template over `variables` that renders to one."""
-    if isinstance(value, str) and is_template(value):
+    if isinstance(value, str):
+        if not is_template(value):
+            raise read.error(key, f"expected a number, not {_show(value)}")
         from procgroup.rendering import render_text
 
-        where = _where(read.file, read.lines, key)
+        where = _where(read.file, read.places, key)
         value = render_text(value, {"variables": variables}, where, read.file.parent)
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise read.error(key, f"expected a number, not {_show(value)}")
     try:
-        return float(value)
-    except ValueError:
-        raise read.error(key, f"expected a number, not {_show(value)}") from None
+        number = float(value)
+    except (ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise read.error(key, f"expected a number, not {_show(value)}")
+    return number
 
 
 def _needs(read: _Reader, value: Any, key: Key) -> dict[str, str]:
@@ -401,7 +647,7 @@ def _needs(read: _Reader, value: Any, key: Key) -> dict[str, str]:
         return {}
     if isinstance(value, list):
         return dict.fromkeys(read.texts(value, key, "role names"), "ready")
-    needs = read.mapping(value, key, "a list of roles, or a mapping of roles to started or ready")
+    needs = read.entries(value, key, "a list of roles, or a mapping of roles to started or ready")
     for role, condition in needs.items():
         if condition not in NEED_CONDITIONS:
             raise read.error((*key, role), f"expected started or ready, not {_show(condition)}")
@@ -409,40 +655,37 @@ def _needs(read: _Reader, value: Any, key: Key) -> dict[str, str]:
 
 
 def _signal(read: _Reader, value: Any, key: Key) -> int:
-    if isinstance(value, str):
-        name = value.upper()
-        name = name if name.startswith("SIG") else f"SIG{name}"
-        if name in signal.Signals.__members__:
-            return int(signal.Signals[name])
-    elif isinstance(value, int) and not isinstance(value, bool) and value in set(signal.Signals):
-        return value
-    raise read.error(key, f"expected a signal such as TERM, INT or QUIT, not {_show(value)}")
+    name = value if isinstance(value, str) and value in (value.upper(), value.lower()) else ""
+    name = name.upper().removeprefix("SIG")
+    if name not in STOP_SIGNALS:
+        known = ", ".join(STOP_SIGNALS)
+        raise read.error(key, f"expected a signal ({known}), not {_show(value)}")
+    return int(signal.Signals[f"SIG{name}"])
 
 
-def _ready(read: _Reader, value: Any, key: Key, ports: tuple[str, ...]) -> Ready | None:
+def _ready(read: _Reader, value: Any, key: Key, ports: Mapping[str, int | None]) -> Ready | None:
     if value is None:
         return None
     choices = ", ".join(READY_KINDS)
-    ready = read.mapping(value, key, f"a mapping with one of {choices}")
-    read.known(ready, key, READY_KINDS)
+    ready = read.fields(value, key, f"a mapping with one of {choices}", READY_KINDS)
     if len(ready) != 1:
         raise read.error(key, f"expected exactly one of {choices}")
     ((kind, how),) = ready.items()
     place = (*key, kind)
 
     def port_named(name: Any, at: Key) -> str:
-        if name not in ports:
+        if not isinstance(name, str) or name not in ports:
             known = ", ".join(ports) or "none"
             raise read.error(at, f"expected a port of this role ({known}), not {_show(name)}")
-        return str(name)
+        return name
 
     if kind in ("tcp", "redis"):
         return Ready(kind, port_named(how, place))
     if kind == "http":
         if isinstance(how, str):
             return Ready(kind, port_named(how, place))
-        body = read.mapping(how, place, "a port's name, or a mapping with port and path")
-        read.known(body, place, ("port", "path"))
+        what = "a port's name, or a mapping with port and path"
+        body = read.fields(how, place, what, ("port", "path"))
         path = read.text(body.get("path", "/"), (*place, "path"))
         if not path.startswith("/"):
             raise read.error((*place, "path"), f"expected a path that begins with /, not {path!r}")

@@ -1,4 +1,4 @@
-"""The command `procgroup`: up, run, ps, logs, restart, stop, start, down, gc, config."""
+"""The command `procgroup`. Words and options are those of docker compose where they mean the same."""
 
 from __future__ import annotations
 
@@ -11,17 +11,22 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
+from procgroup.discovery import Discovery
 from procgroup.errors import GroupLost, ProcgroupError, UnknownGroup
+from procgroup.keeping import kept_by_pytest
+from procgroup.logs import Follower, printable
+from procgroup.sweep import group_document, keeper_alive
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from procgroup.group import ProcessGroup
     from procgroup.registry import GroupRow, Registry
 
 _WATCH = 0.25  # seconds between looks at a group in the foreground
 _FOLLOW = 0.05  # seconds between looks at followed logs
+_ALIVE = 0.5  # seconds between looks whether the followed group still lives
 _COLOURS = (36, 33, 32, 35, 34, 31, 96, 93, 92, 95)
 
 
@@ -98,34 +103,65 @@ def _parser() -> argparse.ArgumentParser:
     config = verb("config", _config, "print the resolved blueprint without starting anything")
     launching(config)
 
-    ps = verb("ps", _ps, "list the groups of this node")
-    ps.add_argument("--json", action="store_true")
+    config.add_argument("-q", "--quiet", action="store_true", help="only check, print nothing")
+    config.add_argument("--services", action="store_true", help="print the roles' names only")
 
-    def of_group(added: argparse.ArgumentParser, roles: str | None) -> None:
+    def of_group(
+        added: argparse.ArgumentParser, roles: str | None, what: str = "the group"
+    ) -> None:
         added.add_argument(
-            "-g", "--group", help="id, its beginning, name or path (default: the only one running)"
+            "-g",
+            "--group",
+            help=f"{what}: id, its beginning, name or path (default: the only one running)",
         )
         if roles:
             added.add_argument("roles", nargs=roles, metavar="ROLE")
 
+    ps = verb("ps", _ps, "list the groups of this node; with -g the roles of one")
+    of_group(ps, None, "the group whose roles to list")
+    ps.add_argument("-q", "--quiet", action="store_true", help="only ids (with -g: only pids)")
+    ps.add_argument("--format", choices=("table", "json"), default="table")
+
     logs = verb("logs", _logs, "print what roles have written")
     of_group(logs, "*")
-    logs.add_argument("-f", "--follow", action="store_true")
-    logs.add_argument("-n", "--tail", type=int, metavar="LINES", help="only the last lines")
+    logs.add_argument(
+        "-f", "--follow", action="store_true", help="go on as long as the group lives"
+    )
+    logs.add_argument(
+        "-n", "--tail", type=_line_count, metavar="LINES", help="only the last lines, or `all`"
+    )
+    logs.add_argument("--no-color", action="store_true", help="no colours (also: NO_COLOR)")
+    logs.add_argument("--no-log-prefix", action="store_true", help="the bare lines")
     for name, text in (
         ("restart", "restart roles (all, if none is named)"),
         ("stop", "stop roles, keep the group (all, if none is named)"),
         ("start", "start stopped roles (all, if none is named)"),
+        ("pause", "SIGSTOP roles, or freeze their containers"),
+        ("unpause", "the end of pause"),
     ):
         of_group(verb(name, _control, text), "*")
+    kill = verb("kill", _kill, "kill roles, or send them another signal; killed ones restart")
+    of_group(kill, "*")
+    kill.add_argument("-s", "--signal", default="KILL", help="KILL, HUP, USR1 ... (default: KILL)")
     down = verb("down", _down, "stop a group and remove it")
     of_group(down, None)
     down.add_argument("-a", "--all", action="store_true", help="every group of this node")
     gc = verb("gc", _gc, "remove what dead processes left behind")
     gc.add_argument(
-        "-a", "--all", action="store_true", help="also the kept directories of failed runs"
+        "-a",
+        "--all",
+        action="store_true",
+        help="also the directories of failed runs, and groups that `pytest --procgroup-keep` left",
     )
     return parser
+
+
+def _line_count(text: str) -> int | None:
+    if text == "all":
+        return None
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number of lines, or `all`")
+    return int(text)
 
 
 def _pair(text: str, option: str) -> tuple[str, str]:
@@ -165,6 +201,7 @@ def _launch(options: argparse.Namespace, detach: bool = False) -> ProcessGroup:
         supervisor=options.supervisor,
         timeout=options.timeout,
         detach=detach,
+        again=False,
     )
 
 
@@ -276,52 +313,19 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _config(options: argparse.Namespace) -> int:
-    import tempfile
-
-    import yaml
-
     from procgroup.blueprint import load
-    from procgroup.launching import Builder, choose_supervisor, port_requests
-    from procgroup.registry import port_range
+    from procgroup.preview import resolve
 
     arguments = _launch_arguments(options)
     blueprint = load(options.blueprint, arguments["variables"], arguments["overrides"])
-    supervisor, programs = choose_supervisor(options.supervisor)
-    requests = port_requests(blueprint)
-    first = port_range()[0]
-    with tempfile.TemporaryDirectory(prefix="procgroup-") as scratch:
-        ports = list(range(first, first + len(requests)))
-        builder = Builder(blueprint, "example", Path(scratch), ports, supervisor, programs)
-        plan = builder.build(detach=False, timeout=options.timeout)
-        roles: dict[str, Any] = {}
-        for entry in plan["roles"]:
-            role = entry["plan"]
-            shown = {key: role[key] for key in ("needs", "ready", "stop_timeout") if role[key]}
-            own = {
-                name: value
-                for name, value in role["environment"].items()
-                if not name.startswith("PROCGROUP_")
-            }
-            roles[f"{entry['name']}.{role['replica']}"] = {
-                "command": role["argv"],
-                "ports": role["public"]["ports"],
-                "environment": own,
-                "stop_signal": signal.Signals(role["stop_signal"]).name,
-                **shown,
-                "configs": {
-                    name: Path(path).read_text(encoding="utf-8")
-                    for name, path in role["public"]["configs"].items()
-                },
-            }
-        resolved = {
-            "name": blueprint.name,
-            "supervisor": supervisor,
-            "variables": dict(blueprint.variables),
-            "roles": roles,
-        }
-        text = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
-    print("# ports and the directory are examples: a launch leases its own")
-    print(text.replace(scratch, "<state dir>"), end="")
+    resolved = resolve(blueprint, options.supervisor)
+    if options.services:
+        print(*blueprint.roles, sep="\n")
+    elif not options.quiet:
+        import yaml
+
+        print("# ports and the directory are examples: a launch leases its own")
+        print(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True), end="")
     return 0
 
 
@@ -346,91 +350,174 @@ def _age(seconds: float) -> str:
 
 
 def _ps(options: argparse.Namespace) -> int:
-    from procgroup.sweep import group_document, keeper_alive
+    if options.group:
+        head, found, rows, ids = _roles_of(options)
+    else:
+        head, found, rows, ids = _groups()
+    if options.quiet:
+        for each in ids:
+            print(each)
+    elif options.format == "json":
+        import json
 
+        print(json.dumps(found, indent=1))
+    else:
+        _table(head, rows)
+    return 0
+
+
+_Listing = tuple[list[str], list[dict[str, Any]], list[list[str]], list[str]]
+
+
+def _groups() -> _Listing:
+    """Head, data, rows and ids of all groups."""
     registry = _registry()
     _live(registry)  # sweeps
-    found = []
+    found: list[dict[str, Any]] = []
+    rows = []
     for row in registry.groups():
         document = group_document(row.directory)
-        states: dict[str, int] = {}
-        replicas = [
-            replica
-            for role in document.get("roles", {}).values()
-            for replica in role.get("replicas", [])
-        ]
-        for replica in replicas:
-            state = replica.get("state", "waiting")
-            states[state] = states.get(state, 0) + 1
-        if row.kept is not None:
-            state = "kept"
-        elif not keeper_alive(document):
-            state = "starting" if time.time() - row.created < 5 else "dead"
-        else:
-            state = ", ".join(f"{count} {state}" for state, count in states.items())
+        roles = {name: role["replicas"] for name, role in document.get("roles", {}).items()}
+        ports = {
+            f"{request.role}.{request.replica}.{request.name}": port
+            for port, request in registry.ports(row.id)
+        }
+        state = _group_state(row, document)
+        owner = _command_of(row.owner.pid) if document.get("owner") else "detached"
+        owner = f"{row.owner.pid} {owner}" if row.kept is None else "-"
+        kept = kept_by_pytest(row.directory)
+        age = time.time() - row.created
         found.append(
             {
                 "id": row.id,
                 "name": row.name,
                 "owner": row.owner.pid,
-                "age": time.time() - row.created,
-                "roles": len(replicas),
-                "ports": {
-                    f"{request.role}.{request.replica}.{request.name}": port
-                    for port, request in registry.ports(row.id)
-                },
+                "age": age,
+                "roles": {name: len(replicas) for name, replicas in roles.items()},
+                "ports": ports,
                 "state": state,
+                "kept_by_pytest": kept,
+                "blueprint": row.blueprint,
                 "directory": row.directory,
             }
         )
-    if options.json:
-        import json
+        names = [
+            name if len(replicas) == 1 else f"{name}*{len(replicas)}"
+            for name, replicas in roles.items()
+        ]
+        rows.append(
+            [
+                row.id,
+                row.name,
+                "pytest --procgroup-keep" if kept else owner,
+                _age(age),
+                " ".join(names) or "-",
+                " ".join(map(str, ports.values())) or "-",
+                state,
+                row.directory,
+            ]
+        )
+    head = ["GROUP", "NAME", "OWNER", "AGE", "ROLES", "PORTS", "STATE", "DIRECTORY"]
+    return head, found, rows, [str(each["id"]) for each in found]
 
-        print(json.dumps(found, indent=1))
-        return 0
+
+def _group_state(row: GroupRow, document: dict[str, Any]) -> str:
+    if row.kept is not None:
+        return "kept"
+    if not keeper_alive(document):
+        return "starting" if time.time() - row.created < 5 else "dead"
+    states: dict[str, int] = {}
+    for role in document["roles"].values():
+        for replica in role["replicas"]:
+            state = replica.get("state", "waiting")
+            states[state] = states.get(state, 0) + 1
+    return ", ".join(f"{count} {state}" for state, count in states.items())
+
+
+def _command_of(pid: int) -> str:
+    """The program that a process runs, for a person; empty when that cannot be known."""
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return printable(file.read().strip())
+    except OSError:
+        return ""
+
+
+def _roles_of(options: argparse.Namespace) -> _Listing:
+    """Head, data, rows and pids of one group's roles."""
+    with _chosen(options) as group:
+        reports = {(each["role"], each["replica"]): each for each in group.status()}
+        found = [
+            {
+                **reports[role.name, role.replica],
+                "ports": role.ports,
+                "command": role.command,
+                "log": str(role.log_path),
+            }
+            for role in group.all_roles()
+        ]
     rows = [
         [
-            str(each["id"]),
-            str(each["name"]),
-            str(each["owner"]),
-            _age(float(str(each["age"]))),
-            str(each["roles"]),
-            " ".join(map(str, each["ports"].values())) or "-",  # type: ignore[attr-defined]
-            str(each["state"]),
-            str(each["directory"]),
+            f"{each['role']}.{each['replica']}",
+            str(each["pid"] or "-"),
+            each["state"],
+            str(each["restarts"]),
+            each["exit"] or "-",
+            " ".join(f"{name}:{port}" for name, port in each["ports"].items()) or "-",
+            each["log"],
         ]
         for each in found
     ]
-    _table(["GROUP", "NAME", "OWNER", "AGE", "ROLES", "PORTS", "STATE", "DIRECTORY"], rows)
-    return 0
+    head = ["ROLE", "PID", "STATE", "RESTARTS", "LAST END", "PORTS", "LOG"]
+    return head, found, rows, [str(each["pid"]) for each in found if each["pid"]]
 
 
 def _chosen(options: argparse.Namespace) -> ProcessGroup:
     """The group that is named, or the one this process is in, or the only one that runs."""
     from procgroup.group import ProcessGroup
 
+    return ProcessGroup.attach(_chosen_directory(options, running=True))
+
+
+def _chosen_directory(options: argparse.Namespace, *, running: bool = False) -> Path:
+    """Where the chosen group lies; unless it must be `running`, a kept one may be named."""
     named = options.group or os.environ.get("PROCGROUP_GROUP_FILE")
     if named:
-        return ProcessGroup.attach(named)
-    rows = _live(_registry())
-    here = os.getcwd() + os.sep
-    near = [row for row in rows if row.blueprint.startswith(here)]
-    candidates = rows if len(rows) == 1 else near
-    if len(candidates) == 1:
-        return ProcessGroup.attach(candidates[0].directory)
-    if not rows:
-        raise UnknownGroup("no group is running")
-    names = ", ".join(f"{row.id} ({row.name})" for row in rows)
-    raise UnknownGroup(f"several groups are running, choose one with -g: {names}")
+        path = Path(named)
+        if path.name == "group.json" or path.is_dir():
+            return (path.parent if path.name == "group.json" else path).absolute()
+    registry = _registry()
+    rows = _live(registry)
+    if named:
+        known = rows if running else registry.groups()
+        found = [row for row in known if row.id == named]
+        found = found or [row for row in known if row.id.startswith(named) or row.name == named]
+        alive = [row for row in found if row.kept is None]
+        return _only(alive or found, f"there is no group {named!r}", rows)
+    if len(rows) != 1:
+        here = os.getcwd() + os.sep
+        near = [row for row in rows if row.blueprint.startswith(here)]
+        return _only(near or rows, "no group is running", rows)
+    return Path(rows[0].directory)
 
 
-def _chosen_roles(group: ProcessGroup, names: Sequence[str]) -> list[Any]:
+def _only(found: list[GroupRow], missing: str, running: list[GroupRow]) -> Path:
+    if len(found) == 1:
+        return Path(found[0].directory)
+    names = ", ".join(f"{row.id} ({row.name})" for row in found or running)
+    if found:
+        raise UnknownGroup(f"several groups are running, choose one with -g: {names}")
+    raise UnknownGroup(f"{missing}; running: {names}" if running else missing)
+
+
+def _chosen_roles(group: ProcessGroup | Discovery, names: Sequence[str]) -> list[Any]:
     """Replicas by role name or label (`worker` or `worker.1`); all if none is named."""
+    everything: list[Any] = list(group.all_roles())
     if not names:
-        return group.all_roles()
+        return everything
     found = []
     for name in names:
-        matching = [role for role in group.all_roles() if name in (role.name, role.label)]
+        matching = [role for role in everything if name in (role.name, role.label)]
         if not matching:
             raise ProcgroupError(f"no role {name!r}; the group has {', '.join(group.roles)}")
         found += matching
@@ -438,10 +525,25 @@ def _chosen_roles(group: ProcessGroup, names: Sequence[str]) -> list[Any]:
 
 
 def _control(options: argparse.Namespace) -> int:
+    verb = {"unpause": "resume"}.get(options.verb, options.verb)
     with _chosen(options) as group:
         for role in _chosen_roles(group, options.roles):
-            getattr(role, options.verb)()
+            getattr(role, verb)()
             print(f"{role.label}: {role.state}", flush=True)
+    return 0
+
+
+def _kill(options: argparse.Namespace) -> int:
+    name = f"SIG{options.signal.upper().removeprefix('SIG')}"
+    if name not in signal.Signals.__members__:
+        raise ProcgroupError(f"--signal {options.signal!r}: there is no such signal")
+    with _chosen(options) as group:
+        for role in _chosen_roles(group, options.roles):
+            if name == "SIGKILL":
+                role.kill()
+            elif not role.signal(signal.Signals[name]):
+                raise ProcgroupError(f"{role.label} does not run: nothing to signal")
+            print(f"{role.label}: {name}", flush=True)
     return 0
 
 
@@ -462,53 +564,59 @@ def _down(options: argparse.Namespace) -> int:
 
 
 def _gc(options: argparse.Namespace) -> int:
+    from procgroup import containers
+    from procgroup.group import ProcessGroup
     from procgroup.sweep import remove_strays, sweep
 
     registry = _registry()
+    for row in registry.groups() if options.all else ():
+        if row.kept is None and kept_by_pytest(row.directory):
+            with contextlib.suppress(GroupLost):
+                ProcessGroup.attach(row.directory).stop(graceful=True)
+                print(f"{row.id} ({row.name}): stopped")
     removed = sweep(registry, kept=options.all)
     for row in removed:
         print(f"{row.id} ({row.name}): removed")
     for directory in remove_strays(registry):
         print(f"{directory}: removed (not in the registry)")
+    known = [row.id for row in registry.groups()]
+    for name in containers.remove_strays(str(registry.state_dir), known):
+        print(f"{name}: removed (a container that is not in the registry)")
     return 0
 
 
 def _logs(options: argparse.Namespace) -> int:
-    from procgroup.logs import printable
-
-    group = _chosen(options)
-    roles = _chosen_roles(group, options.roles)
-    width = max(len(role.label) for role in roles)
-    coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    prefixes = []
-    for place, role in enumerate(roles):
-        label = role.label.ljust(width)
-        colour = _COLOURS[place % len(_COLOURS)]
-        prefixes.append(f"\x1b[{colour}m{label}\x1b[0m" if coloured else label)
-    readers = [_lines(role.log_path, options.tail) for role in roles]
-    try:
-        while True:
-            stamp = time.strftime("%H:%M:%S ") if options.follow else ""
-            for prefix, reader in zip(prefixes, readers, strict=True):
-                for line in next(reader):
-                    print(f"{stamp}{prefix} | {printable(line)}")
-            sys.stdout.flush()
-            if not options.follow or not group.directory.exists():
-                return 0
-            time.sleep(_FOLLOW)
-    finally:
-        group.close()
-
-
-def _lines(path: Path, last: int | None) -> Iterator[list[str]]:
-    """The new whole lines of a growing file, each time it is asked; at first the `last` ones."""
-    offset, rest, first = 0, b"", True
+    directory = _chosen_directory(options)
+    roles = _chosen_roles(Discovery(directory / "group.json"), options.roles)
+    coloured = sys.stdout.isatty() and not options.no_color and not os.environ.get("NO_COLOR")
+    prefixes = _prefixes([role.label for role in roles], coloured)
+    if options.no_log_prefix:
+        prefixes = ["" for _ in roles]
+    followers = [Follower(role.log_path, options.tail) for role in roles]
+    # When a line was written is known only for those that arrive before our eyes.
+    stamp = " " * 9 if options.follow else ""
+    checked = 0.0
     while True:
-        with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
-            file.seek(offset)
-            rest += file.read()
-            offset = file.tell()
-        *whole, rest = rest.split(b"\n")
-        lines = [line.decode("utf-8", "replace") for line in whole]
-        yield lines[-last:] if first and last else lines
-        first = False
+        ended = not options.follow
+        if time.monotonic() - checked > _ALIVE:
+            checked = time.monotonic()
+            ended = ended or not keeper_alive(group_document(str(directory)))
+        for prefix, follower in zip(prefixes, followers, strict=True):
+            for line in follower.finish() if ended else follower.read():
+                shown = "" if options.no_log_prefix else stamp
+                print(f"{shown}{prefix}{printable(line)}")
+        sys.stdout.flush()
+        if ended:
+            return 0
+        time.sleep(_FOLLOW)
+        stamp = time.strftime("%H:%M:%S ")
+
+
+def _prefixes(labels: list[str], coloured: bool) -> list[str]:
+    width = max(map(len, labels))
+    return [
+        f"\x1b[{_COLOURS[place % len(_COLOURS)]}m{label.ljust(width)} |\x1b[0m "
+        if coloured
+        else f"{label.ljust(width)} | "
+        for place, label in enumerate(labels)
+    ]

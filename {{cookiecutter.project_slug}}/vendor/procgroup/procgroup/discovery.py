@@ -26,6 +26,8 @@ class RoleInfo:
         self.configs = {key: Path(path) for key, path in document["configs"].items()}
         self.log_path = Path(document["log"])
         self.command: list[str] = document["command"]
+        self.container: str | None = document.get("container")
+        """The container's name, for `docker exec` and the like; None for other roles."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.label} {self.ports or ''}>"
@@ -70,6 +72,10 @@ class Discovery:
             for name, role in self.document["roles"].items()
         }
         self.roles = {name: found[0] for name, found in self.replicas.items() if found}
+
+    def all_roles(self) -> list[RoleInfo]:
+        """Every replica of every role, in the blueprint's order."""
+        return [role for replicas in self.replicas.values() for role in replicas]
 
 
 def discover() -> Discovery:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import array
 import atexit
 import contextlib
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
-from procgroup import processes
+from procgroup import processes, wardens
 from procgroup.channel import Channel, connect_unix
 from procgroup.discovery import RoleInfo
 from procgroup.errors import GroupLost, LaunchError, NotReady, ProcgroupError, UnknownGroup
@@ -27,96 +24,13 @@ if TYPE_CHECKING:
 
     from procgroup.blueprint import Blueprint
     from procgroup.registry import Registry
+    from procgroup.wardens import Warden
 
-_lock = threading.RLock()  # guards the three tables below, and the registry's connection
-_wardens: dict[Path, _WardenHandle] = {}
+_lock = threading.RLock()  # guards the two tables below, and the registry's connection
 _registries: dict[Path, Registry] = {}
 _open_groups: set[ProcessGroup] = set()
 
-_WARDEN_CODE = (
-    "import sys; sys.path.insert(0, sys.argv.pop(1)); from procgroup.warden import main; main()"
-)
 _SLACK = 5.0  # seconds beyond a keeper's own time limit until it counts as hung
-
-
-class _WardenHandle:
-    """This process's warden for one state directory."""
-
-    def __init__(self, state_dir: Path) -> None:
-        ours, theirs = socket.socketpair()
-        flags = ["-B"] if sys.dont_write_bytecode else []
-        if sys.pycache_prefix:
-            flags += ["-X", f"pycache_prefix={sys.pycache_prefix}"]
-        package_home = str(Path(__file__).resolve().parent.parent)
-        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with theirs, open(state_dir / "warden.log", "ab") as log:
-            self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-I",
-                    "-S",
-                    *flags,
-                    "-c",
-                    _WARDEN_CODE,
-                    package_home,
-                    str(theirs.fileno()),
-                    str(os.getpid()),
-                    str(state_dir),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
-        self.socket = ours
-        self.detached = False
-
-    def alive(self) -> bool:
-        return self.process.poll() is None
-
-    def new_keeper(self) -> socket.socket:
-        """Have a keeper forked; our end of its lease. Raises OSError when the warden is gone."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            descriptors = array.array("i", [theirs.fileno()])
-            try:
-                self.socket.sendmsg(
-                    [b"k"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors.tobytes())]
-                )
-            except OSError:
-                ours.close()
-                raise
-        return ours
-
-    def close(self, timeout: float) -> None:
-        """Let the warden end; wait for it unless it stays for detached groups."""
-        self.socket.close()
-        if self.detached:
-            self.process.returncode = 0  # not ours to wait for
-            return
-        try:
-            self.process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-    def forget(self) -> None:
-        """In a forked child: the warden is the parent's."""
-        self.socket.close()
-        self.process.returncode = 0
-
-
-def _new_keeper(state_dir: Path) -> tuple[_WardenHandle, socket.socket]:
-    with _lock:
-        warden = _wardens.get(state_dir)
-        if warden is not None and warden.alive():
-            with contextlib.suppress(OSError):
-                return warden, warden.new_keeper()
-        if warden is not None:
-            warden.close(1.0)
-        warden = _wardens[state_dir] = _WardenHandle(state_dir)
-        return warden, warden.new_keeper()
 
 
 def _registry(state_dir: Path) -> Registry:
@@ -124,7 +38,7 @@ def _registry(state_dir: Path) -> Registry:
     from procgroup.registry import Registry
 
     registry = _registries.get(state_dir)
-    if registry is not None and not registry.path.exists():
+    if registry is not None and registry.replaced():
         registry.close()
         registry = None
     if registry is None:
@@ -142,10 +56,8 @@ def shut_down(timeout: float = 20.0) -> None:
     for group in list(_open_groups):
         with contextlib.suppress(ProcgroupError, OSError):
             group.stop()
+    wardens.close_all(timeout)
     with _lock:
-        for warden in _wardens.values():
-            warden.close(timeout)
-        _wardens.clear()
         for registry in _registries.values():
             registry.close()
         _registries.clear()
@@ -155,9 +67,7 @@ def _after_fork_in_child() -> None:
     """A forked child must hold none of the leases, or its life would keep the groups alive."""
     global _lock
     _lock = threading.RLock()
-    for warden in _wardens.values():
-        warden.forget()
-    _wardens.clear()
+    wardens.forget_all()
     for group in _open_groups:
         group._forget()
     _open_groups.clear()
@@ -321,7 +231,8 @@ class Role(RoleInfo):
                 for report in refusal.roles
                 if report["role"] == self.name and report["replica"] == self.replica
             ]
-            raise NotReady(f"{call} of {self.label}: {''.join(described)}") from None
+            problem = "".join(described) or refusal.text
+            raise NotReady(f"{call} of {self.label}: {problem}") from None
 
 
 def describe(role: RoleInfo, report: Mapping[str, Any], reason: str, waited: float) -> str:
@@ -337,6 +248,8 @@ def describe(role: RoleInfo, report: Mapping[str, Any], reason: str, waited: flo
     state = states.get(report["state"], str(report["state"]))
     text = f"{role.label} is not ready after {waited:.2f} s ({reason}): {state}\n"
     text += f"  command: {shlex.join(role.command)}\n"
+    if report.get("problem"):
+        text += f"  problem: {report['problem']}\n"
     if report.get("exit"):
         text += f"  last end: {report['exit']}, restarted {report['restarts']} times\n"
     return text + f"  log ({role.log_path}):\n{indented(tail(role))}"
@@ -344,14 +257,30 @@ def describe(role: RoleInfo, report: Mapping[str, Any], reason: str, waited: flo
 
 def tail(role: RoleInfo, lines: int = 20) -> str:
     """The last lines of a role's log, made safe for a terminal."""
-    from procgroup.logs import printable
+    from procgroup import logs
 
-    text = "\n".join(printable(line) for line in role.log().splitlines()[-lines:])
-    return text or "(empty)"
+    return logs.tail(role.log_path, lines)
 
 
 def indented(text: str) -> str:
     return "".join(f"    {line}\n" for line in text.splitlines())
+
+
+class _PortTaken(LaunchError):
+    """A port was free when it was leased, and somebody who has no lease was quicker to use it."""
+
+    def __init__(self, message: str, group: ProcessGroup) -> None:
+        super().__init__(message)
+        self.group = group
+
+
+_ATTEMPTS = 3  # to launch a group, when its ports are taken by others
+
+
+def _listening(host: str, port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex((host, port)) == 0
 
 
 class ProcessGroup:
@@ -390,13 +319,15 @@ class ProcessGroup:
         supervisor: str | None = None,
         timeout: float = 10.0,
         detach: bool = False,
+        again: bool = True,
     ) -> ProcessGroup:
         """Start a group and wait until every role is ready.
 
         `variables` replace the blueprint's; `overrides` are laid over it (see `blueprint.load`);
         `state_dir` is where groups and the registry live; `supervisor` is "runit", "builtin" or
         None for the best there is; `timeout` is in seconds. With `detach` the group outlives this
-        process.
+        process. `again`: whether this process is likely to launch more; roles' `preload` modules
+        are then imported in the background, for the next group to be forked with.
 
         Raises BlueprintError, PortsExhausted and other RegistryErrors, and LaunchError, which
         leaves the group's directory for inspection; nothing else of a failed launch remains.
@@ -404,38 +335,49 @@ class ProcessGroup:
         from procgroup.registry import state_directory
 
         state = state_directory(state_dir)
-        # First of all the warden and the keeper: they get ready while this process reads YAML.
-        warden, lease = _new_keeper(state)
-        connection = _Connection(lease)
-        try:
-            return cls._launch(
-                connection, warden, state, blueprint, variables, overrides, supervisor, timeout,
-                detach,
-            )  # fmt: skip
-        except BaseException:
-            connection.close()  # which ends the keeper, if it has not ended
-            raise
+        wardens.prepare(state)  # it gets ready while this process reads YAML
+        from procgroup.blueprint import load
+        from procgroup.launching import choose_supervisor, preloads
+
+        chosen, programs = choose_supervisor(supervisor)
+        read: Blueprint = load(blueprint, variables, overrides)
+        modules = preloads(read, supervisor)
+        for attempt in range(1, _ATTEMPTS + 1):
+            warden, lease = wardens.new_keeper(state, modules)
+            connection = _Connection(lease)
+            try:
+                group = cls._launch(
+                    connection, warden, state, read, chosen, programs, timeout, detach
+                )
+                break
+            except _PortTaken as error:
+                connection.close()
+                if attempt == _ATTEMPTS:
+                    raise LaunchError(str(error)) from None
+                error.group._discard()
+            except BaseException:
+                connection.close()  # which ends the keeper, if it has not ended
+                raise
+        if modules and again and not detach:
+            wardens.warm_up(state, modules)
+        return group
 
     @classmethod
     def _launch(
         cls,
         connection: _Connection,
-        warden: _WardenHandle,
+        warden: Warden,
         state: Path,
-        path: str | os.PathLike[str],
-        variables: Mapping[str, Any] | None,
-        overrides: Mapping[str, Any] | None,
-        supervisor: str | None,
+        blueprint: Blueprint,
+        chosen: str,
+        programs: dict[str, str],
         timeout: float,
         detach: bool,
     ) -> ProcessGroup:
-        from procgroup.blueprint import load
-        from procgroup.launching import Builder, choose_supervisor, port_requests
+        from procgroup.launching import Builder, port_requests
         from procgroup.registry import Owner
         from procgroup.sweep import sweep
 
-        chosen, programs = choose_supervisor(supervisor)
-        blueprint: Blueprint = load(path, variables, overrides)
         with _lock:
             registry = _registry(state)
             sweep(registry)
@@ -445,8 +387,10 @@ class ProcessGroup:
         began = time.monotonic()
         group = None
         try:
-            builder = Builder(blueprint, group_id, state, ports, chosen, programs)
+            warm = warden if isinstance(warden, wardens.WarmWarden) else None
+            builder = Builder(blueprint, group_id, state, ports, chosen, programs, warm)
             plan = builder.build(detach=detach, timeout=timeout)
+            plan["environment"] = warden.changes()
             group = cls(plan["document"], connection, owned=not detach)
             group.hint = builder.hint()
             if not detach:
@@ -458,6 +402,8 @@ class ProcessGroup:
             group._owned = True
             group.failed = True
             group.stop()
+            if group._port_taken(refusal):
+                raise _PortTaken(message, group) from None
             raise LaunchError(message) from None
         except BaseException:
             if group is not None:
@@ -475,6 +421,22 @@ class ProcessGroup:
             with _lock:
                 registry.hand_over(group_id, Owner.of(kept["keeper"]))
         return group
+
+    def _port_taken(self, refusal: _Refused) -> bool:
+        """Whether somebody listens on a port of a role that failed, now that the group is gone."""
+        for report in refusal.roles:
+            role = self._replicas[report["role"]][report["replica"]]
+            if report["state"] not in ("ready", "stopped") and any(
+                _listening(role.host, port) for port in role.ports.values()
+            ):
+                return True
+        return False
+
+    def _discard(self) -> None:
+        """Remove what a failed group that has stopped has left for inspection."""
+        processes.remove_tree(str(self.directory))
+        with _lock:
+            _registry(self.state_dir).release(self.id)
 
     def _failure(self, refusal: _Refused, waited: float) -> str:
         text = f"the group {self.name} ({self.id}) did not get ready\n"
@@ -572,14 +534,14 @@ class ProcessGroup:
 
     def _clear_after_lost_keeper(self) -> None:
         """The warden kills what a killed keeper leaves; if it was killed too, that is up to us."""
-        from procgroup.sweep import group_document, keeper_alive, recorded_processes
+        from procgroup.sweep import clear_group, group_document, keeper_alive
 
         self._connection.close()
         directory = str(self.directory)
         document = group_document(directory)
         if keeper_alive(document):  # hung: it did not answer
             processes.send(document["keeper"]["pid"], signal.SIGKILL)
-        processes.kill_members(self.id, directory, recorded_processes(document))
+        clear_group(self.id, directory)
         if not self.failed:
             processes.remove_tree(directory)
 

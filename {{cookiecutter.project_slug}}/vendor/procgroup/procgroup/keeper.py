@@ -22,8 +22,15 @@ import traceback
 
 from procgroup import processes
 from procgroup.channel import Channel
+from procgroup.forked import BecomeRole
 from procgroup.readiness import NotifyProbe, Probe, probe_for
-from procgroup.supervisors import KEEPER_SIGNALS, Builtin, Runit, Supervisor, exit_text
+from procgroup.supervisors import (
+    KEEPER_SIGNALS,
+    SUPERVISORS,
+    Supervisor,
+    exit_text,
+    fork_exec,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,6 +56,7 @@ class KeptRole:
             self.state = "stopped"
         self.launched_once = False
         self.exit_status: str | None = None
+        self.problem: str | None = None  # that keeps it from being ready, for a person
         self.crashes = 0
         self.restarts = 0
         self.started_at: float = 0.0
@@ -57,13 +65,14 @@ class KeptRole:
         self._was_ready = False
         self._deliberate = False
         self._deadline: float | None = None  # of the back-off, or of stop's patience
+        self._cleaner: int | None = None  # the process that runs the plan's `cleanup`
+        self._cleaner_ends = 0.0  # when its patience ends
         self._probe: Probe | None = None
         self._next_probe = 0.0
         kind = plan["ready"] and plan["ready"]["kind"]
         self._notify = NotifyProbe(plan["notify"]) if kind == "notify" else None
-        environment = keeper.environment | plan["environment"]
-        supervisor = Runit if keeper.plan["supervisor"] == "runit" else Builtin
-        self.supervisor: Supervisor = supervisor(plan, environment, self._started, self._exited)
+        supervisor = SUPERVISORS[plan["supervisor"]]
+        self.supervisor: Supervisor = supervisor(plan, self._started, self._exited)
 
     @property
     def label(self) -> str:
@@ -75,17 +84,24 @@ class KeptRole:
         """Want the role to run, forgiving earlier crashes."""
         self.wanted = True
         self._deliberate = False
-        if self.state in ("stopped", "failed", "back-off"):
+        if self._cleaner is not None:
+            self._become("back-off")  # it begins when all is clean
+        elif self.state in ("stopped", "failed", "back-off"):
             self.crashes = 0
             self._begin()
 
     def stop(self) -> None:
         """Signal the whole process group, and kill it when its patience ends."""
         self.wanted = False
-        if self.state in ("waiting", "back-off", "failed"):
+        if self._cleaner is not None:
+            self._become("stopping")
+        elif self.state in ("waiting", "back-off", "failed"):
             self._become("stopped")
         elif self.state in ("starting", "ready", "paused"):
-            self._close_probe()
+            if self.state == "paused" and self.plan["thaw"]:
+                with contextlib.suppress(RuntimeError):  # then the stop's patience decides
+                    self._run(self.plan["thaw"])
+            self.close_probe()
             self._become("stopping")
             self._deadline = time.monotonic() + self.plan["stop_timeout"]
             if self.pid is not None:
@@ -101,17 +117,27 @@ class KeptRole:
 
     def pause(self) -> None:
         """SIGSTOP the whole process group; returns when the main process has stopped."""
-        self._signal_tree(signal.SIGSTOP)
-        if self.pid is not None:
-            processes.wait_stopped(self.pid, 0.1)
+        if self.plan["freeze"]:
+            self._run(self.plan["freeze"])
+        else:
+            self._signal_tree(signal.SIGSTOP)
+            if self.pid is not None:
+                processes.wait_stopped(self.pid, 0.1)
         if self.state in ("starting", "ready"):
             self._become("paused")
 
     def resume(self) -> None:
         """SIGCONT the whole process group."""
-        self._signal_tree(signal.SIGCONT)
+        if self.plan["thaw"]:
+            self._run(self.plan["thaw"])
+        else:
+            self._signal_tree(signal.SIGCONT)
         if self.state == "paused":
             self._become("ready" if self._was_ready else "starting")
+
+    def kill_tree(self) -> None:
+        """SIGKILL the role's process group."""
+        self._signal_tree(signal.SIGKILL)
 
     def _signal_tree(self, number: int) -> None:
         """Signal the role's process group, or, before it leads one, the process alone."""
@@ -127,13 +153,14 @@ class KeptRole:
     def _become(self, state: str) -> None:
         if self.state != state:
             self.state = state
-            self.keeper.dirty = True
+            self.keeper.stale = True
 
     def _begin(self) -> None:
         self._deadline = None
         self._was_ready = False
         self._deliberate = False
-        self._close_probe()
+        self.problem = None
+        self.close_probe()
         if self._notify is not None:
             self._notify.arm()
             self.keeper.watch(self._notify.fileno(), self._look)
@@ -165,18 +192,58 @@ class KeptRole:
         group, self.pid, self.start_token = self.pid, None, None
         self.exit_status = exit_text(status)
         self.keeper.dirty = True
-        self._close_probe()
+        self.close_probe()
+        self._deadline = None
         if group is not None:
             self.keeper.clear_leftovers(self, group)
+        if self.wanted:
+            self.restarts += 1
+            healthy = self._deliberate or lived >= HEALTHY_AFTER
+            self.crashes = 0 if healthy else self.crashes + 1
+        if self.plan["cleanup"]:
+            self._become("back-off" if self.wanted else "stopping")
+            self._cleaner = self.begin_cleanup()
+            self._cleaner_ends = time.monotonic() + processes.CLEANUP_LIMIT
+        else:
+            self._settle()
+
+    def begin_cleanup(self) -> int:
+        """Start the plan's `cleanup`; its pid. What it says goes to the role's log."""
+        return fork_exec(self.plan["cleanup"], {}, self.plan["directory"], self.plan["log"])
+
+    def _run(self, command: list[str]) -> None:
+        """Run one of the plan's short commands; the keeper waits for it, as it would for a call.
+
+        Raises RuntimeError when it fails; it has told the role's log why.
+        """
+        directory, log = self.plan["directory"], self.plan["log"]
+        pid = fork_exec(command, {}, directory, log)
+        ends = time.monotonic() + processes.CLEANUP_LIMIT
+        while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0):
+            if time.monotonic() > ends:
+                processes.send_group(pid, signal.SIGKILL)
+            time.sleep(0.001)
+        if ended[1]:
+            raise RuntimeError(f"{' '.join(command)}: {exit_text(ended[1])}")
+
+    def reaped(self, pid: int, status: int) -> bool:
+        """A child of the keeper has ended; True when it belonged to this role."""
+        if pid == self._cleaner:
+            self._cleaner = None
+            self._settle()
+            return True
+        return self.supervisor.reaped(pid, status)
+
+    def own_pids(self) -> list[int]:
+        """Direct children of the keeper that this role accounts for."""
+        cleaner = [] if self._cleaner is None else [self._cleaner]
+        return cleaner + self.supervisor.own_pids()
+
+    def _settle(self) -> None:
+        """Everything of the incarnation is gone: stay down, or go on to the next one."""
         if not self.wanted:
-            self._deadline = None
             self._become("stopped")
             return
-        self.restarts += 1
-        if self._deliberate or lived >= HEALTHY_AFTER:
-            self.crashes = 0
-        else:
-            self.crashes += 1
         if self.crashes >= len(BACK_OFF):
             self._become("failed")
             return
@@ -184,7 +251,8 @@ class KeptRole:
         self._deadline = time.monotonic() + pause
         self._become("back-off")
 
-    def _close_probe(self) -> None:
+    def close_probe(self) -> None:
+        """Give back what looking for readiness holds."""
         if self._probe is not None:
             if isinstance(self._probe, NotifyProbe):
                 self.keeper.unwatch(self._probe.fileno())
@@ -193,10 +261,28 @@ class KeptRole:
 
     def _look(self) -> None:
         if self._probe is not None and self.pid is not None and self._probe.step():
-            self._close_probe()
+            if not self._answered_itself():
+                self.problem = f"port {self.plan['ready']['port']} is served by a stranger"
+                return
+            self.problem = None
+            self.close_probe()
             self._was_ready = True
             if self.state == "starting":
                 self._become("ready")
+
+    def _answered_itself(self) -> bool:
+        """Whether it is this group that listens on the port, as far as can be seen from here.
+
+        The port was free when it was leased, but somebody without a lease may have been quicker.
+        """
+        port = self.plan["ready"].get("port")
+        if port is None or self.pid is None or not processes.LINUX or self.plan["cleanup"]:
+            return True  # what a container publishes may belong to the engine's own processes
+        sockets = processes.listeners(port)
+        if not sockets or processes.holds(self.pid, sockets) is not False:
+            return True  # no sockets: there are systems that show none
+        tree = processes.descendants(os.getpid())
+        return any(processes.holds(pid, sockets) is not False for pid in tree)
 
     def _needs_met(self) -> bool:
         for name, condition in self.plan["needs"].items():
@@ -209,6 +295,11 @@ class KeptRole:
 
     def tick(self, now: float) -> float | None:
         """Do what is due; the time of the next thing to do, None when only events matter."""
+        if self._cleaner is not None:
+            if now < self._cleaner_ends:
+                return self._cleaner_ends
+            processes.send_group(self._cleaner, signal.SIGKILL)
+            return now + 0.01
         if self.state == "waiting":
             if self._needs_met():
                 self._begin()
@@ -247,6 +338,7 @@ class KeptRole:
             "state": self.state,
             "pid": self.pid,
             "exit": self.exit_status,
+            "problem": self.problem,
             "restarts": self.restarts,
         }
 
@@ -289,14 +381,16 @@ class Keeper:
     ) -> None:
         self.lease = Channel(lease)
         self.plan: dict[str, Any] = {}
-        self.environment: dict[str, str] = {}
         self.roles: list[KeptRole] = []
-        self.dirty = False
+        # What group.json lacks. A sweep must find every process in it, so `dirty` (pids) is written at
+        # once; `stale` (states) when somebody is answered who may look, or when nobody waits.
+        self.dirty = self.stale = False
         self._token = processes.started(pid)
         self._poll = select.poll()
         self._callbacks: dict[int, Callable[[], None]] = {}
         self._waiters: list[_Waiter] = []
         self._listener: socket.socket | None = None
+        self._channels: set[Channel] = set()  # of those who connected to `control`
         self._ending: list[list[KeptRole]] | None = None  # roles still to be stopped, in order
         self._after_end: tuple[Channel, int] | None = None
         self._remove = True
@@ -337,7 +431,7 @@ class Keeper:
     def _reap(self) -> None:
         for pid, status in processes.reap_exited():
             for role in self.roles:
-                if role.supervisor.reaped(pid, status):
+                if role.reaped(pid, status):
                     break
 
     def _on_lost(self, descriptor: int) -> None:
@@ -360,6 +454,7 @@ class Keeper:
                     self._end(graceful=False)
             else:
                 channel.close()
+                self._channels.discard(channel)
 
     def _on_connect(self) -> None:
         assert self._listener is not None
@@ -369,6 +464,7 @@ class Keeper:
             return
         connection.settimeout(5.0)
         channel = Channel(connection)
+        self._channels.add(channel)
         self.watch(channel.fileno(), lambda: self._on_channel(channel))
 
     # -- the loop -------------------------------------------------------------------------------
@@ -399,6 +495,8 @@ class Keeper:
         self._answer(now)
         if self._snapshot() != before:
             return 0.0  # an answer's condition may have moved a role on, as a restart does
+        if self.stale and not self._waiters:
+            self._write_document()
         due += [waiter.deadline for waiter in self._waiters if waiter.deadline is not None]
         if not due:
             return None
@@ -408,26 +506,27 @@ class Keeper:
         return [(role.state, role.launched_once) for role in self.roles]
 
     def _answer(self, now: float) -> None:
-        waiting = []
+        waiting, answers = [], []
         for waiter in self._waiters:
             failure = waiter.failure()
+            answer: dict[str, Any] | None = None
             if failure is None and waiter.condition():
-                waiter.channel.send({"id": waiter.number, "result": waiter.result()})
+                answer = {"result": waiter.result()}
             elif failure is not None or (waiter.deadline is not None and now >= waiter.deadline):
-                waiter.channel.send(
-                    {
-                        "id": waiter.number,
-                        "error": failure or "timeout",
-                        "kind": "state",
-                        "roles": [role.report() for role in self.roles],
-                    }
-                )
-            else:
+                reports = [role.report() for role in self.roles]
+                answer = {"error": failure or "timeout", "kind": "state", "roles": reports}
+            if answer is None:
                 waiting.append(waiter)
+            else:
+                answers.append((waiter.channel, {"id": waiter.number, **answer}))
         self._waiters = waiting
+        if answers and (self.dirty or self.stale):
+            self._write_document()
+        for channel, message in answers:
+            channel.send(message)
 
     def _write_document(self) -> None:
-        self.dirty = False
+        self.dirty = self.stale = False
         if not self.plan:
             return
         document = self.plan["document"]
@@ -441,7 +540,7 @@ class Keeper:
         path = self.plan["document"]["file"]
         try:
             with open(f"{path}.new", "w", encoding="utf-8") as file:
-                json.dump(document, file, indent=1)
+                file.write(json.dumps(document, indent=1))
             os.replace(f"{path}.new", path)
         except OSError as error:  # a full disk must not take the group down
             self._log(f"cannot write {path}: {error}\n")
@@ -524,7 +623,11 @@ class Keeper:
 
     def _begin(self, channel: Channel, number: int, message: dict[str, Any]) -> None:
         self.plan = message["plan"]
-        self.environment = self.plan["environment"]
+        for name, value in self.plan["environment"].items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
         os.chdir(self.plan["document"]["directory"])
         self._listen()
         self.roles = [KeptRole(self, entry["name"], entry["plan"]) for entry in self.plan["roles"]]
@@ -559,6 +662,17 @@ class Keeper:
         self._listener = listener
         self.watch(listener.fileno(), self._on_connect)
 
+    def abandon(self) -> None:
+        """In a fork that becomes a role: close all that would close itself later, when its
+        number may have come to mean something else."""
+        self.lease.close()
+        for channel in self._channels:
+            channel.close()
+        if self._listener is not None:
+            self._listener.close()
+        for role in self.roles:
+            role.close_probe()
+
     # -- the end --------------------------------------------------------------------------------
 
     def clear_leftovers(self, role: KeptRole, group: int) -> None:
@@ -566,7 +680,7 @@ class Keeper:
         processes.send_group(group, signal.SIGKILL)
         if not processes.LINUX:
             return
-        accounted = {pid for each in self.roles for pid in each.supervisor.own_pids()}
+        accounted = {pid for each in self.roles for pid in each.own_pids()}
         for pid in processes.children(os.getpid()):
             if pid in accounted or pid == group:
                 continue
@@ -622,6 +736,7 @@ class Keeper:
             role.end_at_once()
         if self._listener is not None:
             self._listener.close()
+        self._clean_up()
         if processes.LINUX:
             processes.kill_descendants()
         else:
@@ -642,6 +757,23 @@ class Keeper:
         if self._after_end is not None:
             channel, number = self._after_end
             channel.send({"id": number, "result": None})
+
+    def _clean_up(self) -> None:
+        """Run every role's `cleanup`, all at once, and wait for them within their limit.
+
+        What the role itself runs ends first, or it might create anew what is cleaned up.
+        """
+        for role in self.roles:
+            if role.plan["cleanup"] and role.pid is not None:
+                role.kill_tree()
+        cleaners = {role.begin_cleanup() for role in self.roles if role.plan["cleanup"]}
+        ends = time.monotonic() + processes.CLEANUP_LIMIT
+        while cleaners:
+            cleaners -= {pid for pid, _ in processes.reap_exited()}
+            if time.monotonic() > ends:
+                for pid in cleaners:
+                    processes.send_group(pid, signal.SIGKILL)
+            time.sleep(0.002)
 
     def _release(self, state_dir: str, group_id: str) -> None:
         """A detached group is its keeper's to deregister."""
@@ -675,4 +807,8 @@ def run_keeper(lease: socket.socket, warden: int | None, launcher: int | None) -
     processes.become_subreaper()
     keeper = Keeper(lease, warden, launcher, os.getpid())
     keeper.lease.send({"hello": os.getpid()})
-    keeper.run()
+    try:
+        keeper.run()
+    except BecomeRole:
+        keeper.abandon()
+        raise

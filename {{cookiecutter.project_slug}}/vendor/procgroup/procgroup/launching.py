@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from procgroup.blueprint import Blueprint, RoleSpec, is_template
+from procgroup.containers import container_name
 from procgroup.errors import BlueprintError, ProcgroupError
 from procgroup.programs import find_program
 from procgroup.registry import PortRequest
@@ -19,8 +20,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from procgroup.wardens import WarmWarden
+
 HOST = "127.0.0.1"
 SUPERVISORS = ("runit", "builtin")
+
+
+def wanted_supervisor(wanted: str | None) -> str | None:
+    """The supervisor that is asked for, by argument or by $PROCGROUP_SUPERVISOR; None: any."""
+    return wanted or os.environ.get("PROCGROUP_SUPERVISOR") or None
 
 
 def choose_supervisor(wanted: str | None) -> tuple[str, dict[str, str]]:
@@ -29,7 +37,7 @@ def choose_supervisor(wanted: str | None) -> tuple[str, dict[str, str]]:
     As asked, else $PROCGROUP_SUPERVISOR, else runit when it is installed. Raises ProcgroupError
     when runit is asked for and missing.
     """
-    wanted = wanted or os.environ.get("PROCGROUP_SUPERVISOR") or None
+    wanted = wanted_supervisor(wanted)
     if wanted is not None and wanted not in SUPERVISORS:
         raise ProcgroupError(f"supervisor {wanted!r}: expected {' or '.join(SUPERVISORS)}")
     if wanted == "builtin":
@@ -40,6 +48,18 @@ def choose_supervisor(wanted: str | None) -> tuple[str, dict[str, str]]:
     if wanted == "runit":
         raise ProcgroupError("supervisor 'runit' is asked for, but runsv or chpst is not on PATH")
     return "builtin", {}
+
+
+def preloads(blueprint: Blueprint, supervisor: str | None) -> tuple[str, ...]:
+    """The modules that any role wants preloaded, each once, in the blueprint's order.
+
+    None with PROCGROUP_PRELOAD=0; none either when runit is asked for by name: then every role
+    runs under runsv.
+    """
+    if wanted_supervisor(supervisor) == "runit" or os.environ.get("PROCGROUP_PRELOAD") == "0":
+        return ()
+    wanted = (module for role in blueprint.roles.values() for module in role.preload)
+    return tuple(dict.fromkeys(wanted))
 
 
 def port_requests(blueprint: Blueprint) -> list[PortRequest]:
@@ -66,7 +86,9 @@ class Builder:
         ports: Sequence[int],
         supervisor: str,
         programs: dict[str, str],
+        warm: WarmWarden | None = None,
     ) -> None:
+        self.warm = warm
         self.blueprint = blueprint
         self.id = group_id
         self.state_dir = state_dir
@@ -74,7 +96,6 @@ class Builder:
         self.supervisor = supervisor
         self.programs = programs
         self.ports = dict(zip(port_requests(blueprint), ports, strict=True))
-        self.base = blueprint.file.parent
         self.context: dict[str, Any] = {
             "variables": blueprint.variables,
             "environment": dict(os.environ),
@@ -84,7 +105,7 @@ class Builder:
                 "directory": str(self.directory),
                 "file": str(self.directory / "group.json"),
             },
-            "blueprint": {"file": str(blueprint.file), "directory": str(self.base)},
+            "blueprint": _file_context(blueprint.file),
         }
         self.context["roles"] = {
             role.name: self._role_context(role) for role in blueprint.roles.values()
@@ -106,6 +127,8 @@ class Builder:
             "directory": str(directory),
             "configs": {name: str(directory / name) for name in role.configs},
         }
+        if role.image is not None:
+            known["container"] = container_name(self.id, role.name, replica)
         if ports:
             first = next(iter(ports.values()))
             known |= {"port": first, "address": f"{HOST}:{first}"}
@@ -116,7 +139,13 @@ class Builder:
             return text
         from procgroup.rendering import render_text
 
-        return render_text(text, context, self.blueprint.where(*key), self.base)
+        file = self.blueprint.source(*key)
+        seen = {**context, "blueprint": _file_context(file)}
+        return render_text(text, seen, self.blueprint.where(*key), file.parent)
+
+    def _base(self, *key: str | int) -> Path:
+        """Where relative paths of `key` begin: at the file it stands in, included ones too."""
+        return self.blueprint.source(*key).parent
 
     def build(self, *, detach: bool, timeout: float) -> dict[str, Any]:
         """Write everything; the plan. Raises BlueprintError, or OSError when the disk is full."""
@@ -155,7 +184,6 @@ class Builder:
             "supervisor": self.supervisor,
             "detach": detach,
             "timeout": timeout,
-            "environment": dict(os.environ),
             "document": document,
             "roles": roles,
         }
@@ -173,12 +201,13 @@ class Builder:
         directory.mkdir()
         key = ("roles", role.name)
         for name, template in role.configs.items():
-            self._config(role, name, template, context, directory)
+            # A container's user may be any, and sees neither this directory nor those above it.
+            mode = 0o600 if role.image is None else 0o644
+            self._config(role, name, template, context, directory, mode)
         arguments = [
             self._text(argument, context, *key, "args", place)
             for place, argument in enumerate(role.args)
         ]
-        command = [*self._program(role, context), *arguments]
         environment = {
             "PROCGROUP_ID": self.id,
             "PROCGROUP_ROLE": role.name,
@@ -188,25 +217,44 @@ class Builder:
         }
         if role.python is not None and sys.dont_write_bytecode:
             environment["PYTHONDONTWRITEBYTECODE"] = "1"
-        for name, value in role.environment.items():
-            environment[name] = self._text(value, context, *key, "environment", name)
+        own_environment = {
+            name: self._text(value, context, *key, "environment", name)
+            for name, value in role.environment.items()
+        }
+        around: dict[str, Any] = dict.fromkeys(("cleanup", "freeze", "thaw"))
+        if role.image is None:
+            command = [*self._program(role, context), *arguments]
+            environment |= own_environment
+        else:
+            inside = environment | own_environment
+            command, around = self._container(role, own, context, inside, arguments)
         ready = self._ready(role, own, context)
         if ready is not None and ready["kind"] == "notify":
             os.mkfifo(directory / "notify", 0o600)
+            if role.image is not None:
+                os.chmod(directory / "notify", 0o622)
         working_directory = self._working_directory(role, context, directory)
         log = directory / "log"
         log.touch(0o600)
-        self._write_run(role, replica, directory, working_directory, environment, command)
+        supervisor = self._supervisor(role, environment, working_directory)
+        self._write_run(
+            role, replica, directory, working_directory, environment, command, supervisor
+        )
         public = {
             key: own[key]
-            for key in ("host", "port", "ports", "address", "directory", "configs")
+            for key in ("host", "port", "ports", "address", "directory", "configs", "container")
             if key in own
         }
+        if around["cleanup"]:
+            public["cleanup"] = around["cleanup"]
         return {
             "replica": replica,
             "directory": str(directory),
             "working_directory": working_directory,
             "argv": command,
+            "supervisor": supervisor,
+            "module": command[2] if supervisor == "forked" else None,
+            "arguments": arguments,
             "environment": environment,
             "needs": dict(role.needs),
             "ready": ready,
@@ -217,15 +265,23 @@ class Builder:
             "graceful": role.graceful,
             "autostart": role.autostart,
             "runsv": self.programs.get("runsv"),
-            "public": {**public, "log": str(log), "command": command},
+            **around,
+            "public": {**public, "log": str(log), "command": command, "supervisor": supervisor},
         }
+
+    def _supervisor(self, role: RoleSpec, environment: dict[str, str], directory: str) -> str:
+        """`forked` where the keeper has the role's modules in memory, else the group's own."""
+        if self.warm is None or not role.preload:
+            return self.supervisor
+        fit = self.warm.may_run({**os.environ, **environment}, directory)
+        return "forked" if fit else self.supervisor
 
     def _program(self, role: RoleSpec, context: dict[str, Any]) -> list[str]:
         key = ("roles", role.name)
         if role.python is not None:
             return [sys.executable, "-m", self._text(role.python, context, *key, "python")]
         candidates = [self._text(each, context, *key, "binary") for each in role.binary]
-        program = find_program(candidates, self.base)
+        program = find_program(candidates, self._base(*key, "binary"))
         if program is None:
             raise BlueprintError(
                 f"{self.blueprint.where(*key, 'binary')}: no such program; looked for "
@@ -233,15 +289,84 @@ class Builder:
             )
         return [program]
 
+    def _container(
+        self,
+        role: RoleSpec,
+        own: dict[str, Any],
+        context: dict[str, Any],
+        environment: dict[str, str],
+        arguments: list[str],
+    ) -> tuple[list[str], dict[str, Any]]:
+        """The engine's command that runs the role, and those that freeze, thaw and remove it."""
+        from procgroup import containers
+
+        spec = role.container
+        assert spec is not None
+        assert role.image is not None
+        key = ("roles", role.name)
+        engine_words = [
+            self._text(word, context, *key, "container", "engine", place)
+            for place, word in enumerate(spec.engine)
+        ]
+        try:
+            engine = containers.find_engine(engine_words)
+        except ProcgroupError as error:
+            raise BlueprintError(f"{self.blueprint.where(*key, 'image')}: {error}") from error
+        name, directory = own["container"], str(self.directory)
+        # At its own path, so that group.json and all paths in it mean the same in there.
+        volumes = [(directory, directory, False)]
+        if role.ready is not None and role.ready.kind == "notify":
+            notify = f"{own['directory']}/notify"
+            volumes.append((notify, notify, True))
+        for config, path in spec.mounts.items():
+            there = self._text(path, context, *key, "container", "mounts", config)
+            volumes.append((own["configs"][config], there, False))
+        command = containers.run_command(
+            engine,
+            name=name,
+            labels={
+                containers.GROUP_LABEL: self.id,
+                containers.ROLE_LABEL: f"{role.name}.{own['replica']}",
+                containers.STATE_LABEL: str(self.state_dir),
+            },
+            network=spec.network,
+            ports=[
+                (own["host"], own["ports"][port], inside)
+                for port, inside in role.ports.items()
+                if inside is not None
+            ],
+            volumes=volumes,
+            environment=environment,
+            options=[
+                self._text(option, context, *key, "container", "options", place)
+                for place, option in enumerate(spec.options)
+            ],
+            image=self._text(role.image, context, *key, "image"),
+            args=arguments,
+        )
+        return command, {
+            "cleanup": containers.remove_command(engine, name),
+            "freeze": containers.freeze_command(engine, name),
+            "thaw": containers.thaw_command(engine, name),
+        }
+
     def _config(
-        self, role: RoleSpec, name: str, template: str, context: dict[str, Any], directory: Path
+        self,
+        role: RoleSpec,
+        name: str,
+        template: str,
+        context: dict[str, Any],
+        directory: Path,
+        mode: int,
     ) -> None:
         from procgroup.rendering import render_file
 
         key = ("roles", role.name, "configs", name)
-        file = Path(os.path.abspath(self.base / self._text(template, context, *key)))
-        text = render_file(file, context, self.blueprint.where(*key), self.base)
-        self._write(directory / name, text)
+        base = self._base(*key)
+        file = Path(os.path.abspath(base / self._text(template, context, *key)))
+        seen = {**context, "blueprint": _file_context(self.blueprint.source(*key))}
+        text = render_file(file, seen, self.blueprint.where(*key), base)
+        self._write(directory / name, text, mode)
 
     def _ready(
         self, role: RoleSpec, own: dict[str, Any], context: dict[str, Any]
@@ -262,7 +387,8 @@ class Builder:
         if role.working_directory is None:
             return str(directory)
         key = ("roles", role.name, "working_directory")
-        chosen = os.path.abspath(self.base / self._text(role.working_directory, context, *key))
+        base = self._base(*key)
+        chosen = os.path.abspath(base / self._text(role.working_directory, context, *key))
         if not os.path.isdir(chosen):
             raise BlueprintError(f"{self.blueprint.where(*key)}: there is no directory {chosen}")
         return chosen
@@ -275,6 +401,7 @@ class Builder:
         working_directory: str,
         environment: dict[str, str],
         command: list[str],
+        supervisor: str,
     ) -> None:
         """The role as a script that a person can read and run: ./run, or ./run strace -f."""
         exports = "".join(
@@ -286,7 +413,7 @@ class Builder:
             f'exec "$@" {shlex.join(command)}\n'
         )
         self._write(directory / "run", script, 0o700)
-        if self.supervisor == "runit":
+        if supervisor == "runit":
             # Its own directory, since runsv would take the file `log` for a broken log service.
             service = directory / "runit"
             service.mkdir()
@@ -296,8 +423,14 @@ class Builder:
 
     def _write(self, path: Path, text: str, mode: int = 0o600) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        if mode & 0o077:
+            os.fchmod(descriptor, mode)  # whatever the umask
         with open(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
+
+
+def _file_context(file: Path) -> dict[str, str]:
+    return {"file": str(file), "directory": str(file.parent)}
 
 
 def _json(document: dict[str, Any]) -> str:

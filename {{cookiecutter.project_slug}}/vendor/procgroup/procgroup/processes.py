@@ -14,19 +14,27 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from typing import Any
 
 LINUX = sys.platform == "linux" and os.environ.get("PROCGROUP_PORTABLE") != "1"
+
+CLEANUP_LIMIT = 10.0  # seconds that a role's `cleanup` may take
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-def _prctl(option: int, value: int) -> bool:
-    import ctypes
+_c_library: list[Any] = []  # looked up once: in a fork on its way to exec it would cost much
 
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    return bool(prctl(option, ctypes.c_ulong(value), 0, 0, 0) == 0)
+
+def _prctl(option: int, value: int) -> bool:
+    if not _c_library:
+        import ctypes
+
+        _c_library.append(ctypes.CDLL(None))
+        _c_library[0].prctl.argtypes = [ctypes.c_int] + 4 * [ctypes.c_ulong]
+    return bool(_c_library[0].prctl(option, value, 0, 0, 0) == 0)
 
 
 def become_subreaper() -> bool:
@@ -38,6 +46,53 @@ def die_with_parent() -> None:
     """Have the kernel kill this process when the *thread* that forked it ends (Linux)."""
     if LINUX:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def outlive_parent() -> None:
+    """Take `die_with_parent` back."""
+    if LINUX:
+        _prctl(_PR_SET_PDEATHSIG, 0)
+
+
+# Set when roles forked from this process must not see its own copy of this package.
+foreign_package = False
+
+
+_shown: list[int] = []  # first and last address of the command line, and of the room below
+
+
+def make_room(variable: str) -> None:
+    """Take an environment variable's memory for what `retitle` shows (Linux)."""
+    fields = _stat("self") if LINUX else None
+    os.environ.pop(variable, None)
+    if fields is None or len(fields) < 49:
+        return
+    with open("/proc/self/environ", "rb") as file:
+        environment = file.read()
+    begin, end, base, _ = (int(field) for field in fields[45:49])
+    start = environment.find(os.fsencode(f"{variable}="))
+    if 0 < begin < end <= base and start >= 0:
+        stop = environment.index(b"\0", start)
+        _shown[:] = [begin, end, base + start, base + stop]
+
+
+def retitle(arguments: Sequence[str], changes: Mapping[str, str]) -> None:
+    """Show these in /proc as this process's command line, and as changes of its environment.
+
+    They overwrite memory in which the kernel put those of the process's exec. What does not fit is
+    cut off. Does nothing without `make_room`.
+    """
+    if not _shown:
+        return
+    import ctypes
+
+    def overwrite(first: int, last: int, texts: Sequence[str]) -> None:
+        data = b"\0".join(map(os.fsencode, texts))[: last - first - 1]
+        ctypes.memmove(first, data.ljust(last - first, b"\0"), last - first)
+
+    begin, end, room, room_end = _shown
+    overwrite(begin, end, arguments)
+    overwrite(room, room_end, [f"{name}={value}" for name, value in changes.items()])
 
 
 def open_pidfd(pid: int) -> int | None:
@@ -177,6 +232,39 @@ def group_of(pid: int) -> int | None:
         return os.getpgid(pid)
     except OSError:
         return None
+
+
+def listeners(port: int) -> set[str]:
+    """The sockets that listen on a TCP port, as /proc names them (Linux)."""
+    found = set()
+    wanted = f":{port:04X}"
+    for table in ("tcp", "tcp6"):
+        try:
+            with open(f"/proc/net/{table}", encoding="ascii") as file:
+                for line in file:
+                    fields = line.split(None, 10)
+                    if fields[1].endswith(wanted) and fields[3] == "0A":
+                        found.add(f"socket:[{fields[9]}]")
+        except OSError:
+            continue
+    return found
+
+
+def holds(pid: int, sockets: Collection[str]) -> bool | None:
+    """Whether a process has one of the sockets open; None when that is not for us to see."""
+    try:
+        descriptors = os.listdir(f"/proc/{pid}/fd")
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    for descriptor in descriptors:
+        try:
+            if os.readlink(f"/proc/{pid}/fd/{descriptor}") in sockets:
+                return True
+        except OSError:
+            continue
+    return False
 
 
 def send(pid: int, number: int) -> bool:

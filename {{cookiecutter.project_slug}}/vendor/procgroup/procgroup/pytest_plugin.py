@@ -11,6 +11,7 @@ Safe under xdist: each worker process has its own groups, and ports come from th
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
     from procgroup.group import ProcessGroup
+    from procgroup.keeping import KeptGroup
 
 _ARGUMENTS = ("blueprint", "variables", "overrides", "supervisor", "timeout", "state_dir")
+_SCOPES = ("function", "class", "module", "package", "session")
+_in_use: set[KeptGroup] = set()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,14 +34,86 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "the blueprint of the `group` fixture, relative to the root directory",
         default="",
     )
+    parser.addini(
+        "procgroup_scope",
+        f"how long a `group` lives: {', '.join(_SCOPES)} (default: function)",
+        default="function",
+    )
+    options = parser.getgroup("procgroup", "process groups")
+    options.addoption(
+        "--procgroup-scope",
+        choices=_SCOPES,
+        help="how long a `group` lives; before the ini option procgroup_scope",
+    )
+    options.addoption(
+        "--procgroup-keep",
+        action="store_true",
+        help="leave groups running when their tests end, and take them up again in the next run "
+        "with this option, if nothing they are made from has changed; python roles are restarted, "
+        "other roles keep their data. `procgroup ps` shows them, `procgroup down` or "
+        "`procgroup gc --all` ends them",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
-        "procgroup(blueprint, variables, overrides, supervisor, timeout): "
+        "procgroup(blueprint, variables, overrides, supervisor, timeout, state_dir): "
         "how the `group` fixture launches its process group",
     )
+
+
+def _scope(fixture_name: str, config: pytest.Config) -> Any:
+    chosen = config.getoption("procgroup_scope", None) or config.getini("procgroup_scope")
+    if chosen not in _SCOPES:
+        raise pytest.UsageError(f"procgroup_scope = {chosen}: expected one of {', '.join(_SCOPES)}")
+    return chosen
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    if not config.getoption("procgroup_keep"):
+        return []
+    return ["procgroup: groups stay up when their tests end (--procgroup-keep)"]
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Name what `--procgroup-keep` leaves running, of xdist's workers too."""
+    if not config.getoption("procgroup_keep"):
+        return
+    from procgroup.keeping import kept_by_pytest
+    from procgroup.registry import Registry, state_directory
+
+    registry = Registry(state_directory())
+    kept = [row for row in registry.groups() if kept_by_pytest(row.directory) and not row.kept]
+    registry.close()
+    if not kept:
+        return
+    terminalreporter.section("process groups that stay up")
+    for row in kept:
+        terminalreporter.line(f"{row.name} {row.id}: procgroup down -g {row.id}")
+    terminalreporter.line("all of them: procgroup gc --all")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A marker that comes too late for a group that several tests share is a mistake."""
+    if "group" not in getattr(item, "fixturenames", ()):
+        return
+    scope = _scope("group", item.config)
+    for node, _ in item.iter_markers_with_node("procgroup"):
+        if _rank(node) < _SCOPES.index(scope):
+            raise pytest.UsageError(
+                f"{item.nodeid}: its `group` has {scope} scope, so a procgroup marker must stand "
+                f"on the {scope}, not on {node.name}"
+            )
+
+
+def _rank(node: object) -> int:
+    """The widest scope for whose fixtures a marker on this node comes in time."""
+    for rank, kind in enumerate((pytest.Item, pytest.Class, pytest.Module, pytest.Package)):
+        if isinstance(node, kind):
+            return rank
+    return len(_SCOPES)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -50,9 +126,15 @@ def pytest_runtest_makereport(
         import sys
 
         module = sys.modules.get("procgroup.group")  # not imported: nothing was launched
-        for group in module.open_groups() if module is not None else ():
+        groups = module.open_groups() if module is not None else []
+        for group in groups:
             group.failed = True
-            report.sections.append((f"process group {group.name} {group.id}", _logs(group)))
+            text = f"{_logs(group)}kept: {group.directory}"
+            report.sections.append((f"process group {group.name} {group.id}", text))
+        for kept in _in_use:
+            group = kept.group
+            text = f"{_logs(group)}still up: {group.directory}, `procgroup logs -g {group.id}`"
+            report.sections.append((f"process group {group.name} {group.id}", text))
     return report
 
 
@@ -73,7 +155,32 @@ def _logs(group: ProcessGroup) -> str:
         if found.get("exit"):
             facts.append(f"last end: {found['exit']}, restarted {found['restarts']} times")
         text += f"{role.label}: {'; '.join(facts)}\n{indented(tail(role))}"
-    return text + f"kept: {group.directory}"
+    return text
+
+
+@contextlib.contextmanager
+def _launcher(config: pytest.Config) -> Iterator[Callable[..., ProcessGroup]]:
+    """Launches groups and, at its end, stops them all or leaves them as `--procgroup-keep` says."""
+    with contextlib.ExitStack() as launched:
+
+        def launch(blueprint: str | Path | None = None, **arguments: Any) -> ProcessGroup:
+            path = _blueprint(config, blueprint)
+            if config.getoption("procgroup_keep"):
+                from procgroup.keeping import acquire
+
+                worker = getattr(config, "workerinput", {}).get("workerid", "")
+                kept = acquire(path, user=worker, **arguments)
+                _in_use.add(kept)
+                launched.callback(kept.release)
+                launched.callback(_in_use.discard, kept)
+                return kept.group
+            from procgroup.group import ProcessGroup
+
+            group = ProcessGroup.launch(path, **arguments)
+            launched.callback(group.close)
+            return group
+
+        yield launch
 
 
 @pytest.fixture
@@ -82,18 +189,8 @@ def launch_group(request: pytest.FixtureRequest) -> Iterator[Callable[..., Proce
 
     Groups stop when the test ends.
     """
-    from procgroup.group import ProcessGroup
-
-    launched: list[ProcessGroup] = []
-
-    def launch(blueprint: str | Path | None = None, **arguments: Any) -> ProcessGroup:
-        group = ProcessGroup.launch(_blueprint(request.config, blueprint), **arguments)
-        launched.append(group)
-        return group
-
-    yield launch
-    for group in reversed(launched):
-        group.close()
+    with _launcher(request.config) as launch:
+        yield launch
 
 
 def _blueprint(config: pytest.Config, given: str | Path | None) -> Path:
@@ -106,26 +203,39 @@ def _blueprint(config: pytest.Config, given: str | Path | None) -> Path:
     return config.rootpath / chosen
 
 
-@pytest.fixture
-def group(
-    request: pytest.FixtureRequest, launch_group: Callable[..., ProcessGroup]
-) -> ProcessGroup:
-    """A process group of this test's own, ready when the test begins.
+@pytest.fixture(scope=_scope)
+def group(request: pytest.FixtureRequest) -> Iterator[ProcessGroup]:
+    """A process group, ready when the test begins; how long it lives is `procgroup_scope`'s to say.
 
-    The test's `procgroup` markers say how; nearer ones win, `variables` and `overrides` add up.
+    The `procgroup` markers say how; nearer ones win, `variables` and `overrides` add up. Indirect
+    parameters come last: a blueprint, or a mapping of the marker's keywords.
     """
     arguments: dict[str, Any] = {}
     for marker in reversed(list(request.node.iter_markers("procgroup"))):
-        unknown = sorted(set(marker.kwargs) - set(_ARGUMENTS))
-        if unknown or marker.args:
-            raise pytest.UsageError(
-                f"@pytest.mark.procgroup takes the keywords {', '.join(_ARGUMENTS)}; "
-                f"not {', '.join(unknown) or 'positional arguments'}"
-            )
-        for name, value in marker.kwargs.items():
-            both = isinstance(value, dict) and isinstance(arguments.get(name), dict)
-            arguments[name] = _merged(arguments[name], value) if both else value
-    return launch_group(**arguments)
+        if marker.args:
+            _refuse("@pytest.mark.procgroup", ["positional arguments"])
+        arguments = _merged(arguments, _checked("@pytest.mark.procgroup", marker.kwargs))
+    parameter = getattr(request, "param", None)
+    if isinstance(parameter, dict):
+        arguments = _merged(arguments, _checked("a parameter of `group`", parameter))
+    elif isinstance(parameter, str | Path):
+        arguments["blueprint"] = parameter
+    elif parameter is not None:
+        _refuse("a parameter of `group`", [repr(parameter)])
+    with _launcher(request.config) as launch:
+        yield launch(**arguments)
+
+
+def _checked(what: str, keywords: dict[str, Any]) -> dict[str, Any]:
+    if unknown := sorted(set(keywords) - set(_ARGUMENTS)):
+        _refuse(what, unknown)
+    return keywords
+
+
+def _refuse(what: str, unknown: list[str]) -> None:
+    raise pytest.UsageError(
+        f"{what} takes the keywords {', '.join(_ARGUMENTS)}; not {', '.join(unknown)}"
+    )
 
 
 def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:

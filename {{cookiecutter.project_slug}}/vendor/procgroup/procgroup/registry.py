@@ -15,7 +15,7 @@ import sqlite3
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from procgroup import processes
 from procgroup.errors import PortsExhausted, RegistryError
@@ -24,6 +24,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+# Versions of this package share the file. What is added later (tables, columns with a default) leaves
+# the version as it is, so every statement here names its columns; any other change raises it, and
+# each version refuses the other's file.
 SCHEMA_VERSION = 1
 DEFAULT_PORTS = (20000, 32000)  # below 32768, where Linux hands out ephemeral ports
 KEEP_FAILED = 3 * 24 * 3600.0  # seconds that the directory of a failed run is kept
@@ -151,6 +154,7 @@ class Registry:
                 f"{state_dir}: cannot create the state directory: {error}"
             ) from error
         self._database = self._open()
+        self._inode = self.path.stat().st_ino
 
     def _open(self) -> sqlite3.Connection:
         for attempt in (1, 2):
@@ -184,15 +188,27 @@ class Registry:
                     database.execute(statement)
                 database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             database.execute("COMMIT")
-        elif version != SCHEMA_VERSION:
+        self._check_version(database)
+        _check_soundness(database)
+        database.execute("PRAGMA foreign_keys = ON")
+        # WAL with NORMAL never corrupts; what a power cut may lose is worthless after the reboot.
+        database.execute("PRAGMA synchronous = NORMAL")
+
+    def _check_version(self, database: sqlite3.Connection) -> None:
+        version = database.execute("PRAGMA user_version").fetchone()[0]
+        if version != SCHEMA_VERSION:
             raise RegistryError(
                 f"{self.path} has schema version {version}, this procgroup knows "
                 f"{SCHEMA_VERSION}: use the same version of procgroup in both projects, or set "
                 "PROCGROUP_STATE_DIR to another directory"
             )
-        database.execute("PRAGMA foreign_keys = ON")
-        # WAL with NORMAL never corrupts; what a power cut may lose is worthless after the reboot.
-        database.execute("PRAGMA synchronous = NORMAL")
+
+    def replaced(self) -> bool:
+        """Whether the file at this path is no longer the one that was opened."""
+        try:
+            return self.path.stat().st_ino != self._inode
+        except FileNotFoundError:
+            return True
 
     def _set_aside(self, error: Exception) -> None:
         """Move a damaged file away under a lock, unless another process has just done so."""
@@ -204,7 +220,7 @@ class Registry:
                 contextlib.suppress(sqlite3.DatabaseError),
                 contextlib.closing(sqlite3.connect(self.path)) as database,
             ):
-                database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+                _check_soundness(database)
                 return
             aside = self.path.with_name(f"registry.sqlite3.damaged-{time.time_ns()}")
             for suffix in ("", "-wal", "-shm"):
@@ -224,11 +240,18 @@ class Registry:
         try:
             self._database.execute("BEGIN IMMEDIATE")
             try:
+                self._check_version(self._database)  # another version may have changed it since
                 yield self._database
             except BaseException:
                 self._database.execute("ROLLBACK")
                 raise
             self._database.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise RegistryError(f"{self.path}: {error}") from error
+
+    def _query(self, statement: str, parameters: Sequence[str] = ()) -> list[tuple[Any, ...]]:
+        try:
+            return self._database.execute(statement, parameters).fetchall()
         except sqlite3.Error as error:
             raise RegistryError(f"{self.path}: {error}") from error
 
@@ -244,7 +267,8 @@ class Registry:
             while database.execute("SELECT 1 FROM groups WHERE id = ?", (group_id,)).fetchone():
                 group_id = _new_id()
             database.execute(
-                "INSERT INTO groups VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
+                "INSERT INTO groups (id, name, blueprint, directory, owner_pid, owner_started,"
+                " boot, namespace, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     group_id,
                     name,
@@ -256,7 +280,7 @@ class Registry:
             )
             ports = self._lease(database, len(requests)) if requests else []
             database.executemany(
-                "INSERT INTO ports VALUES (?, ?, ?, ?, ?)",
+                "INSERT INTO ports (port, group_id, role, replica, name) VALUES (?, ?, ?, ?, ?)",
                 [(port, group_id, *request) for port, request in zip(ports, requests, strict=True)],
             )
         return group_id, ports
@@ -315,7 +339,7 @@ class Registry:
 
     def groups(self) -> list[GroupRow]:
         """Every registered group, oldest first."""
-        rows = self._database.execute(
+        rows = self._query(
             "SELECT id, name, blueprint, directory, owner_pid, owner_started, boot, namespace,"
             " created, kept FROM groups ORDER BY created"
         )
@@ -326,11 +350,18 @@ class Registry:
 
     def ports(self, group_id: str) -> list[tuple[int, PortRequest]]:
         """The ports leased to one group."""
-        rows = self._database.execute(
+        rows = self._query(
             "SELECT port, role, replica, name FROM ports WHERE group_id = ? ORDER BY port",
             (group_id,),
         )
         return [(row[0], PortRequest(*row[1:])) for row in rows]
+
+
+def _check_soundness(database: sqlite3.Connection) -> None:
+    """Raises sqlite3.DatabaseError when the file is damaged, wherever in it."""
+    (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    if found != "ok":
+        raise sqlite3.DatabaseError(found.splitlines()[-1])
 
 
 def _new_id() -> str:

@@ -1,4 +1,5 @@
-"""The two ways to run one role's process: under runit's `runsv`, or forked by the keeper itself.
+"""The ways to run one role's process: under runit's `runsv`, or as the keeper's own child, which
+runs a program or, where the keeper has the role's modules in memory, goes on from there.
 
 A supervisor here is mechanics only: begin an incarnation, say when it has ended and how. When to
 restart, what to signal and when to give up is the keeper's, and thereby the same for both.
@@ -13,6 +14,7 @@ import sys
 import time
 
 from procgroup import processes
+from procgroup.forked import BecomeRole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 # The signals that a keeper handles.
 KEEPER_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+_EVERY_SIGNAL = {int(number) for number in signal.valid_signals()}
 
 # runsv sleeps a second when its service ended within a second of its start.
 _RUNSV_SLEEP = 1.1
@@ -44,27 +48,51 @@ def fork_exec(
 ) -> int:
     """Fork, lead a new session, write to `log`, have `pipe` as descriptor 3, run argv; the pid.
 
+    `environment` is added to this process's own.
     A program that cannot be run says so in the log and exits with 127, as under a shell.
     """
+    pid = _fork()
+    if pid:
+        return pid
+    try:
+        _settle(directory, log, pipe)
+        os.environ.update(environment)
+        os.execv(argv[0], argv)
+    except BaseException as error:  # this is a forked child: nothing may return from here
+        _give_up(argv[0], error)
+
+
+def fork_module(plan: dict[str, Any]) -> int:
+    """Fork a process that goes on as `python -m` with the plan's module; the pid."""
+    pid = _fork()
+    if pid:
+        return pid
+    try:
+        _settle(plan["working_directory"], plan["log"], None)
+    except BaseException as error:
+        _give_up(plan["module"], error)
+    raise BecomeRole(plan)
+
+
+def _fork() -> int:
     # A signal that reached the child before its exec would run the keeper's handlers there, and be
     # lost: it waits until the child has handlers of its own.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _EVERY_SIGNAL)
     pid = os.fork()
     if pid:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        return pid
-    try:
-        _exec(argv, environment, directory, log, pipe)
-    except BaseException as error:  # this is a forked child: nothing may return from here
-        message = f"procgroup: cannot run {argv[0]}: {error}\n"
-        with contextlib.suppress(OSError):
-            os.write(2, message.encode(errors="replace"))
+    return pid
+
+
+def _give_up(program: str, error: BaseException) -> NoReturn:
+    message = f"procgroup: cannot run {program}: {error}\n"
+    with contextlib.suppress(OSError):
+        os.write(2, message.encode(errors="replace"))
     os._exit(127)
 
 
-def _exec(
-    argv: list[str], environment: dict[str, str], directory: str, log: str, pipe: int | None
-) -> NoReturn:
+def _settle(directory: str, log: str, pipe: int | None) -> None:
+    """In a forked child: everything between the fork and the role's own code."""
     os.setsid()
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.dup2(descriptor, 1)
@@ -77,10 +105,10 @@ def _exec(
     os.chdir(directory)
     processes.die_with_parent()
     # The keeper's handlers, and those that Python ignores, which exec would keep.
+    signal.set_wakeup_fd(-1)
     for number in (*KEEPER_SIGNALS, signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    os.execve(argv[0], argv, environment)
 
 
 class Supervisor:
@@ -91,12 +119,10 @@ class Supervisor:
     def __init__(
         self,
         plan: dict[str, Any],
-        environment: dict[str, str],
         on_start: Callable[[int], None],
         on_exit: Callable[[int | None], None],
     ) -> None:
         self.plan = plan
-        self.environment = environment
         self.on_start = on_start
         self.on_exit = on_exit
 
@@ -126,7 +152,7 @@ class Builtin(Supervisor):
     def begin(self) -> None:
         self.pid = fork_exec(
             self.plan["argv"],
-            self.environment,
+            self.plan["environment"],
             self.plan["working_directory"],
             self.plan["log"],
         )
@@ -141,6 +167,14 @@ class Builtin(Supervisor):
 
     def own_pids(self) -> list[int]:
         return [] if self.pid is None else [self.pid]
+
+
+class Forked(Builtin):
+    """Forks the role with the modules that the keeper's warden has imported."""
+
+    def begin(self) -> None:
+        self.pid = fork_module(self.plan)
+        self.on_start(self.pid)
 
 
 class Runit(Supervisor):
@@ -172,7 +206,7 @@ class Runit(Supervisor):
                 os.set_blocking(self._pipe[0], False)
             self._runsv = fork_exec(
                 [self.plan["runsv"], self._directory],
-                self.environment,
+                self.plan["environment"],
                 self._directory,
                 self.plan["log"],
                 self._pipe[1],
@@ -243,6 +277,9 @@ class Runit(Supervisor):
 
     def own_pids(self) -> list[int]:
         return [pid for pid in (self._runsv, self.pid) if pid is not None]
+
+
+SUPERVISORS = {"builtin": Builtin, "forked": Forked, "runit": Runit}
 
 
 def _wait_status(code: int, low_byte: int) -> int:

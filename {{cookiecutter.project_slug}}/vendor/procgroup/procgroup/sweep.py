@@ -6,8 +6,10 @@ start time) and no keeper of it lives. Each step is idempotent, so two sweepers 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import time
 
 from procgroup import processes
@@ -44,14 +46,51 @@ def keeper_alive(document: dict[str, Any]) -> bool:
     return bool(keeper) and processes.alive(keeper["pid"], keeper["started"])
 
 
-def remove_group(group_id: str, directory: str, *, same_boot: bool = True) -> int:
-    """Kill what provably belongs to a group without keeper and remove its directory."""
-    killed = 0
+def clean_up(document: dict[str, Any]) -> None:
+    """Run the `cleanup` of each role as group.json names it, all at once, within their limit."""
+    wanted = [
+        replica["cleanup"]
+        for role in document.get("roles", {}).values()
+        for replica in role.get("replicas", [])
+        if replica.get("cleanup")
+    ]
+    if not wanted:
+        return
+    import subprocess
+
+    running = []
+    for command in wanted:
+        with contextlib.suppress(OSError):  # the program is gone: nothing can be done
+            running.append(
+                subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+            )
+    ends = time.monotonic() + processes.CLEANUP_LIMIT
+    for process in running:
+        try:
+            process.wait(max(0.0, ends - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            processes.send_group(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def clear_group(group_id: str, directory: str, *, same_boot: bool = True) -> None:
+    """End what provably belongs to a group without keeper, and what it has outside of its tree."""
+    document = group_document(directory)
     if same_boot:
-        recorded = recorded_processes(group_document(directory))
-        killed = processes.kill_members(group_id, directory, recorded)
+        processes.kill_members(group_id, directory, recorded_processes(document))
+    clean_up(document)
+
+
+def remove_group(group_id: str, directory: str, *, same_boot: bool = True) -> None:
+    """`clear_group`, then remove its directory."""
+    clear_group(group_id, directory, same_boot=same_boot)
     processes.remove_tree(directory)
-    return killed
 
 
 def sweep(registry: Registry, *, kept: bool = False) -> list[GroupRow]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import array
 import contextlib
 import gc
+import json
 import os
 import select
 import signal
@@ -18,7 +19,12 @@ import socket
 import sys
 
 from procgroup import processes
+from procgroup.channel import Channel
+from procgroup.forked import BecomeRole, run
 from procgroup.keeper import run_keeper
+
+# A launcher's requests: a keeper, with its lease as ancillary data; the end.
+KEEPER, GOODBYE = b"k", b"g"
 
 
 class Warden:
@@ -28,6 +34,7 @@ class Warden:
         self._launcher = launcher
         self._pidfd = processes.open_pidfd(launcher_pid)
         self._keepers: set[int] = set()
+        self.dismissed = False  # the launcher left in good order, and leaves nothing behind
         # Keepers hold the reading end; the kernel closes the writing end with this process.
         self._life = os.pipe()
         self._signals = os.pipe()
@@ -62,7 +69,8 @@ class Warden:
             data, ancillary, _, _ = self._launcher.recvmsg(1, socket.CMSG_SPACE(size))
         except OSError:
             return False
-        if not data:
+        if data != KEEPER:
+            self.dismissed = data == GOODBYE
             return False
         descriptors = array.array("i")
         for level, kind, payload in ancillary:
@@ -88,6 +96,8 @@ class Warden:
             self._launcher.close()
             run_keeper(socket.socket(fileno=descriptor), self._life[0], self._pidfd)
             status = 0
+        except BecomeRole:
+            raise  # a fork of the keeper, on its way out of all this
         except BaseException:  # this is a forked child: nothing may return from here
             import traceback
 
@@ -116,16 +126,47 @@ class Warden:
 
 
 def main() -> None:
-    """Entry point of the warden's process: argv is the socket, the launcher's pid, its state."""
-    descriptor, launcher_pid, state_dir = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    """Entry point of the warden's process.
+
+    argv is the launcher's socket, its pid, the state directory, and for a warm warden the modules
+    to import as JSON.
+    """
+    descriptor, launcher_pid, state_dir, *more = sys.argv[1:]
     os.chdir("/")
     processes.become_subreaper()
-    launcher = socket.socket(fileno=descriptor)
-    os.set_inheritable(descriptor, False)
-    gc.freeze()  # keepers then share these pages for good
-    warden = Warden(launcher, launcher_pid)
-    warden.run()
-    _clean_up(state_dir)
+    launcher = socket.socket(fileno=int(descriptor))
+    os.set_inheritable(launcher.fileno(), False)
+    if more and not _preload(launcher, json.loads(more[0])):
+        return
+    # Keepers share these pages as long as nobody writes to them, and a collection writes to all that
+    # it looks at. There is little to collect in a keeper.
+    gc.freeze()
+    gc.set_threshold(100_000)
+    warden = Warden(launcher, int(launcher_pid))
+    try:
+        warden.run()
+    except BecomeRole as become:
+        role = become
+    else:
+        if not warden.dismissed:
+            _clean_up(state_dir)
+        return
+    del warden, launcher
+    run(role.plan)
+
+
+def _preload(launcher: socket.socket, modules: list[str]) -> bool:
+    from procgroup.preloading import Unfit, preload
+
+    processes.make_room("PROCGROUP_ROOM")
+    # An import may hang. Nobody depends on this process yet, so it may die with the launcher.
+    processes.die_with_parent()
+    try:
+        facts = preload(modules, sys.path[0])
+    except Unfit as error:
+        facts = {"error": str(error)}
+    processes.outlive_parent()
+    return Channel(launcher).send(facts) and "error" not in facts
 
 
 def _clean_up(state_dir: str) -> None:

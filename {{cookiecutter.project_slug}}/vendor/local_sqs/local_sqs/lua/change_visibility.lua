@@ -5,8 +5,7 @@
 -- in flight (SQS: MessageNotInflight).
 
 local id, seed = ARGV[1], ARGV[2]
-local _, _, newest = read_received(redis.call('HGET', received, id))
-if newest ~= seed then
+if not is_newest(redis.call('HGET', state, id), seed) then
   return 0
 end
 local time = now() * 1000

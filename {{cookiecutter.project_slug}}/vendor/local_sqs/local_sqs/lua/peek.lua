@@ -1,29 +1,29 @@
--- PEEK: ARGV are the most messages to show and the seed of this call. Answers {ids, bodies, enqueue
--- times, receive counts, first receive times, details}, which run in parallel.
+-- PEEK: ARGV are the most messages to show and the seed of this call. Answers {messages as id, state, id,
+-- state ..., their bodies, their details}.
 --
 -- Invariant: receive counts, handles and visibility stay as they are. Messages in flight are not shown.
 
-local time, rest = now()
-settle(10000, ARGV[2], time, rest, queue_settings())
-wake_if_ready(time)
+local time = now()
+local settings = queue_settings()
+settle(10000, ARGV[2], time, settings)
+drop_expired(time, settings.retention)
+wake_if_ready()
 local most = tonumber(ARGV[1])
-local ids, bodies, enqueued, counts, firsts, all_details = {}, {}, {}, {}, {}, {}
-for start = 0, most - 1, CHUNK do
-  local some = redis.call('ZRANGE', ready, start, math.min(start + CHUNK, most) - 1)
-  if #some == 0 then
-    break
-  end
-  local contents = redis.call('HMGET', body, unpack(some))
-  local entries = redis.call('HMGET', received, unpack(some))
-  local extras = redis.call('HMGET', details, unpack(some))
-  local times = redis.call('ZMSCORE', sent, unpack(some))
-  for index, id in ipairs(some) do
-    if contents[index] then
-      local shown = #ids + 1
-      local receives, first = read_received(entries[index])
-      ids[shown], bodies[shown], enqueued[shown] = id, contents[index], times[index]
-      counts[shown], firsts[shown], all_details[shown] = receives, first or 0, extras[index]
+local marks, bodies, all_details = {}, {}, {}
+
+local function show(some)
+  for _, id in ipairs(some) do
+    local content, entry = redis.call('HGET', body, id), redis.call('HGET', state, id)
+    if content and entry then
+      local shown = #bodies + 1
+      marks[2 * shown - 1], marks[2 * shown] = id, entry
+      bodies[shown], all_details[shown] = content, redis.call('HGET', details, id)
     end
   end
 end
-return { ids, bodies, enqueued, counts, firsts, all_details }
+
+show(redis.call('LRANGE', ready, 0, most - 1))
+if #bodies < most then
+  show(redis.call('ZRANGE', delayed, 0, most - #bodies - 1))
+end
+return { marks, bodies, all_details }

@@ -1,33 +1,55 @@
--- SEND: ARGV are groups of four: id, body, delay in ms ('' = the queue's), details (JSON, '' = none).
+-- SEND: ARGV are groups of three: id, body, and '' or '<delay in ms, - for the queue's> <details: JSON or
+-- nothing>'.
 --
 -- Invariant: an id is enqueued once. A client that lost the connection before the answer sends the
 -- same ids again, and finds them there.
 
-local time, rest = now()
+local time = now()
+local stamp = tostring(time)
 local default_delay = tonumber(redis.call('HGET', attributes, 'delay')) or 0
-local ids = {}
-for index = 1, #ARGV, 4 do
-  ids[#ids + 1] = ARGV[index]
+local ids, bodies, states = {}, {}, {}
+for index = 1, #ARGV, 3 do
+  local count, id = #bodies, ARGV[index]
+  ids[#ids + 1] = id
+  bodies[count + 1], bodies[count + 2] = id, ARGV[index + 1]
+  states[count + 1], states[count + 2] = id, stamp
 end
-local known = redis.call('ZMSCORE', sent, unpack(ids))
-local stamp, from = tostring(time), just_before(time, rest, #ids)
-local bodies, all_details, enqueued, visible = {}, {}, {}, {}
-for place, id in ipairs(ids) do
-  if not known[place] then
-    local first = place * 4 - 3
-    local count = #bodies
-    local delay = tonumber(ARGV[first + 2]) or default_delay
-    bodies[count + 1], bodies[count + 2] = id, ARGV[first + 1]
-    enqueued[count + 1], enqueued[count + 2] = stamp, id
-    visible[count + 1], visible[count + 2] = from + delay * 1000 + place, id
-    if ARGV[first + 3] ~= '' then
-      all_details[#all_details + 1] = id
-      all_details[#all_details + 1] = ARGV[first + 3]
+
+local known = {}
+if redis.call('HSET', body, unpack(bodies)) < #ids then
+  states = {} -- sent before: the bodies are the same, the states are not
+  for place, entry in ipairs(redis.call('HMGET', state, unpack(ids))) do
+    known[ids[place]] = entry
+    if not entry then
+      states[#states + 1] = ids[place]
+      states[#states + 1] = stamp
     end
   end
 end
-if #bodies > 0 then
-  put(bodies, all_details, enqueued, visible)
+
+local now_ready = {}
+for place, id in ipairs(ids) do
+  if not known[id] then
+    local delay, extra = default_delay, ARGV[place * 3]
+    if extra ~= '' then
+      local own, packed = string.match(extra, '^(%S+) (.*)$')
+      delay = tonumber(own) or default_delay
+      if packed ~= '' then
+        redis.call('HSET', details, id, packed)
+      end
+    end
+    if delay > 0 then
+      redis.call('ZADD', delayed, tostring(time + delay - 1) .. place_in_ms(place), id)
+    else
+      now_ready[#now_ready + 1] = id
+    end
+  end
+end
+if #states > 0 then
+  redis.call('HSET', state, unpack(states))
+  if #now_ready > 0 then
+    redis.call('RPUSH', ready, unpack(now_ready))
+  end
   wake(inbox) -- also for a delayed message: a sleeper must learn of the earlier deadline
 end
 return 1

@@ -14,28 +14,35 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-from benchmarks.runtime_api import (
-    RESPONSE_BYTES,
-    Failed,
-    Happening,
-    InitFailed,
-    Polled,
-    Responded,
-    RuntimeApi,
-    invocation,
+from local_sqs.invocation import (
+    ERROR,
+    INIT_DONE,
+    INIT_FAILED,
+    MAXIMUM_RESPONSE_BYTES,
+    RESPONSE,
+    Invocation,
+    Outcome,
 )
+from local_sqs.message import new_id
+from local_sqs.runtime_api import RuntimeApi
 
 PREFIX = "/2018-06-01/runtime"
 
 
+READY = Outcome(INIT_DONE, b"")
+
+
+def invocation(event: bytes, *, timeout: float = 30.0) -> Invocation:
+    return Invocation(new_id(), time.monotonic() + timeout, event)
+
+
 @pytest.fixture
 def api() -> Iterator[RuntimeApi]:
-    with RuntimeApi() as server:
+    with RuntimeApi("arn:aws:lambda:eu-central-1:123456789012:function:f") as server:
         yield server
 
 
-def happens(api: RuntimeApi) -> Happening:
+def happens(api: RuntimeApi) -> Outcome:
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         for happening in api.step(deadline - time.monotonic()):
@@ -43,13 +50,13 @@ def happens(api: RuntimeApi) -> Happening:
     raise TimeoutError("nothing happened")
 
 
-def until_done(api: RuntimeApi, thread: threading.Thread) -> list[Happening]:
-    happenings: list[Happening] = []
+def until_done(api: RuntimeApi, thread: threading.Thread) -> list[Outcome]:
+    outcomes: list[Outcome] = []
     deadline = time.monotonic() + 10
     while thread.is_alive() and time.monotonic() < deadline:
-        happenings += api.step(0.01)
+        outcomes += api.step(0.01)
     assert not thread.is_alive()
-    return happenings
+    return outcomes
 
 
 class Client:
@@ -58,7 +65,7 @@ class Client:
     def __init__(self, api: RuntimeApi) -> None:
         self.api = api
         self.connection = http.client.HTTPConnection(api.address, timeout=10)
-        self.happenings: list[Happening] = []
+        self.outcomes: list[Outcome] = []
 
     def __call__(self, method: str, path: str, body: object = None) -> http.client.HTTPResponse:
         answers: list[http.client.HTTPResponse] = []
@@ -69,7 +76,7 @@ class Client:
 
         thread = threading.Thread(target=ask)
         thread.start()
-        self.happenings = until_done(self.api, thread)
+        self.outcomes = until_done(self.api, thread)
         return answers[0]
 
 
@@ -82,7 +89,7 @@ def test_an_invocation_is_handed_out_and_answered(api: RuntimeApi, client: Clien
     work = invocation(b'{"n": 1}', timeout=3)
     api.invoke(work)
     answer = client("GET", "/invocation/next")
-    assert client.happenings == [Polled()]
+    assert client.outcomes == [READY]
     assert answer.status == 200
     assert answer.read() == b'{"n": 1}'
     assert answer.headers["Lambda-Runtime-Aws-Request-Id"] == work.request_id
@@ -91,7 +98,8 @@ def test_an_invocation_is_handed_out_and_answered(api: RuntimeApi, client: Clien
     accepted = client("POST", f"/invocation/{work.request_id}/response", b'"done"')
     assert accepted.status == 202
     accepted.read()
-    assert client.happenings == [Responded(work.request_id, b'"done"')]
+    assert client.outcomes == []  # not before it asks for more
+    assert api.take_ended() == Outcome(RESPONSE, b'"done"')
     api.invoke(invocation(b"{}"))  # it is free again
 
 
@@ -100,12 +108,13 @@ def test_an_error_is_told_apart(api: RuntimeApi, client: Client) -> None:
     api.invoke(work)
     client("GET", "/invocation/next").read()
     client("POST", f"/invocation/{work.request_id}/error", b'{"errorType": "X"}').read()
-    assert client.happenings == [Failed(work.request_id, b'{"errorType": "X"}')]
+    assert client.outcomes == []  # not before it asks for more
+    assert api.take_ended() == Outcome(ERROR, b'{"errorType": "X"}')
 
 
 def test_init_errors(client: Client) -> None:
     assert client("POST", "/init/error", b"{}").status == 202
-    assert client.happenings == [InitFailed(b"{}")]
+    assert client.outcomes == [Outcome(INIT_FAILED, b"{}")]
 
 
 def test_an_environment_does_one_thing_at_a_time(api: RuntimeApi) -> None:
@@ -120,18 +129,19 @@ def test_an_answer_to_another_invocation_is_refused(api: RuntimeApi, client: Cli
     answer = client("POST", "/invocation/other/response", b"{}")
     assert answer.status == 400
     assert json.loads(answer.read())["errorType"] == "InvalidRequestID"
-    assert client.happenings == []
+    assert client.outcomes == []
 
 
-def test_a_response_over_6_mib_fails_the_invocation(api: RuntimeApi, client: Client) -> None:
+def test_a_response_over_6_mb_is_refused(api: RuntimeApi, client: Client) -> None:
     work = invocation(b"{}")
     api.invoke(work)
     client("GET", "/invocation/next").read()
-    answer = client("POST", f"/invocation/{work.request_id}/response", b"x" * (RESPONSE_BYTES + 1))
+    body = b"x" * (MAXIMUM_RESPONSE_BYTES + 1)
+    answer = client("POST", f"/invocation/{work.request_id}/response", body)
     assert answer.status == 413
-    (failed,) = client.happenings
-    assert isinstance(failed, Failed)
-    assert json.loads(failed.body)["errorType"] == "Function.ResponseSizeTooLarge"
+    assert json.loads(answer.read())["errorType"] == "Function.ResponseSizeTooLarge"
+    assert client.outcomes == []  # not before it asks for more
+    assert api.take_ended() == Outcome(RESPONSE, body)
 
 
 def test_a_chunked_body(api: RuntimeApi, client: Client) -> None:
@@ -139,7 +149,8 @@ def test_a_chunked_body(api: RuntimeApi, client: Client) -> None:
     api.invoke(work)
     client("GET", "/invocation/next").read()
     client("POST", f"/invocation/{work.request_id}/response", iter([b"[1,", b"2]"])).read()
-    assert client.happenings == [Responded(work.request_id, b"[1,2]")]
+    assert client.outcomes == []  # not before it asks for more
+    assert api.take_ended() == Outcome(RESPONSE, b"[1,2]")
 
 
 def test_an_unknown_path(client: Client) -> None:
@@ -209,27 +220,35 @@ def test_the_production_client_works_through_several(api: RuntimeApi, start: Sta
         "    assert context.get_remaining_time_in_millis() > 0\n"
         "    return {'twice': 2 * event['n'], 'id': context.aws_request_id}\n"
     )
+    assert happens(api) == READY
     for n in range(3):
-        assert happens(api) == Polled()
         work = invocation(json.dumps({"n": n}).encode())
         api.invoke(work)
         done = happens(api)
-        assert isinstance(done, Responded)
-        assert json.loads(done.body) == {"twice": 2 * n, "id": work.request_id}
+        assert done.kind == RESPONSE
+        assert json.loads(done.payload) == {"twice": 2 * n, "id": work.request_id}
 
 
 def test_the_production_client_reports_a_raise(api: RuntimeApi, start: Start) -> None:
     start("def handler(event, context):\n    raise LookupError('gone')\n")
-    assert happens(api) == Polled()
+    assert happens(api) == READY
     api.invoke(invocation(b"{}"))
     failed = happens(api)
-    assert isinstance(failed, Failed)
-    assert json.loads(failed.body)["errorType"] == "LookupError"
+    assert failed.kind == ERROR
+    assert json.loads(failed.payload)["errorType"] == "LookupError"
+
+
+def test_an_event_of_6_mb_goes_out_in_parts(api: RuntimeApi, start: Start) -> None:
+    """More than a socket's buffer holds; `invoke` does not block."""
+    start("def handler(event, context):\n    return len(event)\n")
+    assert happens(api) == READY
+    api.invoke(invocation(json.dumps("x" * 6_000_000).encode()))
+    assert happens(api) == Outcome(RESPONSE, b"6000000")
 
 
 def test_the_production_client_reports_a_failing_import(api: RuntimeApi, start: Start) -> None:
     process = start("import no_such_module_here\n")
     failed = happens(api)
-    assert isinstance(failed, InitFailed)
-    assert "no_such_module_here" in json.loads(failed.body)["errorMessage"]
+    assert failed.kind == INIT_FAILED
+    assert "no_such_module_here" in json.loads(failed.payload)["errorMessage"]
     assert process.wait(10) == 1

@@ -1,0 +1,458 @@
+"""The rows that are more than a response: time, counts, limits, batches, FIFO."""
+
+import time
+from collections.abc import Callable
+
+from . import rows
+from .rows import Row
+from .scene import Arrangement, Refused, Scene, Send, Split
+
+SITUATIONS: list[Row] = []
+
+Check = Callable[[Scene], None]
+TWICE = Arrangement(max_receive_count=2)
+FIFO = Arrangement(fifo=True, max_receive_count=2)
+
+
+def row(
+    situation: str, outcome: str, rule: str, arrangement: Arrangement | None = None
+) -> Callable[[Check], Check]:
+    def add(check: Check) -> Check:
+        SITUATIONS.append(Row(situation, "", outcome, rule, arrangement or Arrangement(), check))
+        return check
+
+    return add
+
+
+def refused(scene: Scene, message: Send) -> str:
+    try:
+        scene.send(message)
+    except Refused as refusal:
+        return refusal.code
+    raise AssertionError(f"{message.name} was accepted")
+
+
+# Receives
+
+
+@row(
+    "a message that fails again and again",
+    "ApproximateReceiveCount counts from 1, as text; SentTimestamp and "
+    "ApproximateFirstReceiveTimestamp stay, in ms",
+    rows.EVENT,
+)
+def counts(scene: Scene) -> None:
+    scene.send(Send("m", ["fail"] * 3))
+    for number in range(1, 4):
+        scene.delivered(number)
+        scene.return_to_queue(in_flight=1)
+    records = scene.delivered(4)
+    scene.lane.wait_empty()
+    attributes = [record["attributes"] for record in records]
+    assert [a["ApproximateReceiveCount"] for a in attributes] == ["1", "2", "3", "4"]
+    (sent,) = {a["SentTimestamp"] for a in attributes}
+    (first,) = {a["ApproximateFirstReceiveTimestamp"] for a in attributes}
+    assert len(sent) == len(first) == 13
+    assert int(sent) <= int(first)
+
+
+@row(
+    "a message that fails as often as maxReceiveCount (2) allows",
+    "it is delivered twice, then moves to the dead-letter queue: same messageId, body and enqueue time",
+    rows.DEAD_LETTERS,
+    TWICE,
+)
+def dead_lettered(scene: Scene) -> None:
+    message = Send("m", ["raise"] * 9)
+    (identifier,) = scene.send(message)
+    for number in (1, 2):
+        records = scene.delivered(number)
+        scene.return_to_queue(in_flight=1)
+    letter = scene.dead_letter(identifier)
+    assert letter["body"] == message.body
+    assert letter["attributes"]["SentTimestamp"] == records[0]["attributes"]["SentTimestamp"]
+    scene.lane.wait_empty()
+    scene.delivered(2)
+
+
+@row(
+    "a dead letter is redriven",
+    "it comes with a new messageId, a new enqueue time and receive count 1",
+    rows.REDRIVE,
+    Arrangement(max_receive_count=1),  # a lane of its own: all letters are redriven
+)
+def redriven(scene: Scene) -> None:
+    (identifier,) = scene.send(Send("m", ["raise"]))
+    (before,) = scene.delivered(1)
+    scene.return_to_queue(in_flight=1)
+    scene.dead_letter(identifier)
+    scene.lane.pass_time(1)
+    scene.lane.redrive()
+
+    def again() -> list[str]:
+        found = (record for batch in scene.lane.batches() for record in batch["records"])
+        return [x["messageId"] for x in found if x["messageId"] != identifier]
+
+    (new,) = scene.lane.wait(again, "the message is delivered under another id")
+    scene.ids = {new: "m"}
+    (record,) = scene.delivered(1)
+    assert record["name"] == "m"
+    assert record["attributes"]["ApproximateReceiveCount"] == "1"
+    assert int(record["attributes"]["SentTimestamp"]) > int(before["attributes"]["SentTimestamp"])
+    scene.return_to_queue(in_flight=1)
+    assert scene.dead_letter(new)["body"] == Send("m", ["raise"]).body
+
+
+@row(
+    "Retry(after): the function calls ChangeMessageVisibility(3) and names the message",
+    "it returns after 3 s, not after the visibility timeout",
+    rows.VISIBILITY,
+)
+def sooner(scene: Scene) -> None:
+    scene.send(Send("m", ["return after: 3"]))
+    scene.delivered(1)
+    scene.hide(3, in_flight=1)
+    scene.delivered(2)
+    scene.lane.wait_empty()
+
+
+@row(
+    "Retry(after): the function calls ChangeMessageVisibility(20) and names the message",
+    "it stays hidden beyond the visibility timeout (10 s), and returns after 20 s",
+    rows.VISIBILITY,
+)
+def later(scene: Scene) -> None:
+    scene.send(Send("m", ["return after: 20"]))
+    scene.delivered(1)
+    scene.hide(20, in_flight=1)
+    scene.delivered(2)
+    scene.lane.wait_empty()
+
+
+@row(
+    "a message that fails until its retention (60 s) ends",
+    "it vanishes, and is not dead-lettered",
+    rows.MESSAGES,
+    Arrangement(retention=60, visibility_timeout=40),
+)
+def expired(scene: Scene) -> None:
+    (identifier,) = scene.send(Send("m", ["fail"] * 9))
+    for number in (1, 2):
+        scene.delivered(number)
+        scene.return_to_queue(in_flight=1)
+    scene.lane.wait_empty()
+    scene.delivered(2)
+    assert identifier not in [letter["messageId"] for letter in scene.lane.dead_letters()]
+
+
+@row("a message with DelaySeconds 5", "it is delivered after 5 s", rows.DELAY)
+def delayed(scene: Scene) -> None:
+    sent = time.time()
+    scene.send(Send("late", delay=5), Send("at once"))
+    assert [record["name"] for record in scene.delivered(1)] == ["at once"]
+    scene.hide(5, in_flight=0)
+    _, late = scene.delivered(2)
+    scene.lane.wait_empty()
+    assert late["name"] == "late"
+    assert scene.lane.virtual_time or late["at"] - sent >= 4
+
+
+# What the function is given
+
+
+FIELDS = [
+    *("attributes", "awsRegion", "body", "eventSource", "eventSourceARN", "md5OfBody"),
+    *("messageAttributes", "messageId", "receiptHandle"),
+]
+
+
+@row(
+    "a message without attributes",
+    "the record has the documented fields and no others; md5OfBody is the MD5 of the body",
+    rows.EVENT,
+)
+def fields(scene: Scene) -> None:
+    from hashlib import md5
+
+    message = Send("m")
+    (identifier,) = scene.send(message)
+    (record,) = scene.delivered(1)
+    scene.lane.wait_empty()
+    assert record["fields"] == FIELDS
+    assert record["messageId"] == identifier
+    assert record["md5OfBody"] == md5(message.body.encode()).hexdigest()
+    assert record["messageAttributes"] == {}
+    assert record["eventSource"] == "aws:sqs"
+    parts = record["eventSourceARN"].split(":")
+    assert parts[:3] == ["arn", "aws", "sqs"]
+    assert parts[3] == record["awsRegion"]
+    assert len(parts[4]) == 12
+    assert set(record["attributes"]) - {"AWSTraceHeader"} == {
+        *("ApproximateReceiveCount", "SentTimestamp", "SenderId"),
+        "ApproximateFirstReceiveTimestamp",
+    }
+    assert all(isinstance(value, str) for value in record["attributes"].values())
+
+
+@row(
+    "a message with String, Number, Binary and custom-typed attributes",
+    "they arrive in messageAttributes, with md5OfMessageAttributes as SQS computes it",
+    rows.METADATA,
+)
+def attributes(scene: Scene) -> None:
+    scene.send(
+        Send(
+            "m",
+            attributes={
+                "name": {"DataType": "String", "StringValue": "Zoë"},
+                "count": {"DataType": "Number.int", "StringValue": "7"},
+                "seal": {"DataType": "Binary", "BinaryValue": "AP8="},
+            },
+        )
+    )
+    (record,) = scene.delivered(1)
+    scene.lane.wait_empty()
+    assert record["fields"] == sorted([*FIELDS, "md5OfMessageAttributes"])
+    lists: dict[str, list[str]] = {"stringListValues": [], "binaryListValues": []}
+    assert record["messageAttributes"] == {
+        "name": {"stringValue": "Zoë", **lists, "dataType": "String"},
+        "count": {"stringValue": "7", **lists, "dataType": "Number.int"},
+        "seal": {"binaryValue": "AP8=", **lists, "dataType": "Binary"},
+    }
+    assert record["md5OfMessageAttributes"] == MD5
+
+
+MD5 = "a80dacbdeb64aebb4a9e26ef1cc2286a"
+"""Of these attributes; test_conformance.py asks moto for the same."""
+
+
+@row(
+    "the context of an invocation",
+    "the remaining time is at most the function's timeout, and most of it",
+    f"{rows.DOCS}/lambda/latest/dg/python-context.html",
+)
+def remaining(scene: Scene) -> None:
+    scene.send(Send("m"))
+    (record,) = scene.delivered(1)
+    scene.lane.wait_empty()
+    assert 1000 * scene.arrangement.timeout / 2 < record["remaining"]
+    assert record["remaining"] <= 1000 * scene.arrangement.timeout
+
+
+# Limits and batches
+
+
+@row("a message of 1 MiB", "it is delivered; one byte more is refused", rows.MESSAGES)
+def one_mebibyte(scene: Scene) -> None:
+    scene.send(Send("whole", bytes=1_048_576))
+    assert refused(scene, Send("more", bytes=1_048_577)) == "InvalidParameterValue"
+    scene.delivered(1)
+    scene.lane.wait_empty()
+
+
+@row(
+    "thirty messages, batch size 10",
+    "no batch has more than 10; every message is delivered once",
+    rows.SQS_TRIGGER,
+)
+def batch_size(scene: Scene) -> None:
+    for start in range(0, 30, 10):
+        scene.send(*(Send(f"{number}") for number in range(start, start + 10)))
+    assert sorted(int(record["name"]) for record in scene.delivered(30)) == [*range(30)]
+    scene.lane.wait_empty()
+    assert max(len(batch["records"]) for batch in scene.batches()) <= 10
+
+
+@row(
+    "twenty-five messages, batch size 25 and a window of 5 s",
+    "a batch has more than the 10 that one receive gives, at most 25",
+    rows.SQS_TRIGGER,
+    Arrangement(batch_size=25, batching_window=5),
+)
+def large_batch(scene: Scene) -> None:
+    for start in range(0, 25, 5):
+        scene.send(*(Send(f"{number}") for number in range(start, start + 5)))
+    scene.delivered(25)
+    scene.lane.wait_empty()
+    largest = max(len(batch["records"]) for batch in scene.batches())
+    assert largest <= 25
+    if largest <= 10:
+        raise Split
+
+
+@row(
+    "three messages one after another, a window of 2 s",
+    "they come in one batch, when the window has ended",
+    rows.BATCHING,
+    Arrangement(batching_window=2),
+)
+def window(scene: Scene) -> None:
+    started = time.time()
+    for name in ("first", "second", "third"):
+        scene.send(Send(name))
+    records = scene.one_batch(3)
+    scene.lane.wait_empty()
+    assert records[0]["at"] - started >= 1.8
+
+
+@row(
+    "eight messages of nearly 1 MiB",
+    "no batch has a payload over 6 MB",
+    rows.SQS_TRIGGER,
+    Arrangement(batching_window=1),
+)
+def cut(scene: Scene) -> None:
+    for number in range(8):
+        scene.send(Send(f"{number}", bytes=1_048_000))
+    scene.delivered(8)
+    scene.lane.wait_empty()
+    assert max(batch["payload"] for batch in scene.batches()) <= 6 * 1024 * 1024
+
+
+@row(
+    "six slow batches, MaximumConcurrency 2",
+    "two run at once, never three",
+    rows.SCALING,
+    Arrangement(batch_size=1),
+)
+def concurrency(scene: Scene) -> None:
+    scene.send(*(Send(f"{number}", ["sleep: 0.5"]) for number in range(6)))
+    started = sorted(record["at"] for record in scene.delivered(6))
+    scene.lane.wait_empty()
+    overlaps = [sum(at - 0.45 < other <= at for other in started) for at in started]
+    assert max(overlaps) <= 2
+
+
+# FIFO
+
+
+def ordered(scene: Scene) -> list[str]:
+    """Names in the order of their first deliveries."""
+    return list(dict.fromkeys(scene.names()))
+
+
+@row("twelve messages of one group", "they arrive in the order sent", rows.FIFO, FIFO)
+def fifo_order(scene: Scene) -> None:
+    wanted = [f"{number}" for number in range(12)]
+    for start in range(0, 12, 6):
+        part = wanted[start : start + 6]
+        scene.send(*(Send(name, group="g", deduplication_id=name) for name in part))
+    records = scene.delivered(12)
+    scene.lane.wait_empty()
+    assert scene.names() == wanted
+    numbers = [record["attributes"]["SequenceNumber"] for record in records]
+    assert numbers == sorted(numbers)
+    assert {len(number) for number in numbers} == {20}
+    assert {record["attributes"]["MessageGroupId"] for record in records} == {"g"}
+    ids = [record["attributes"]["MessageDeduplicationId"] for record in records]
+    assert [identifier.partition("-")[0] for identifier in ids] == wanted
+
+
+@row(
+    "the function names a message of a FIFO group, and the rest of the group in the batch",
+    "the group is blocked until the visibility timeout ends, then goes on in order; others go on",
+    rows.FIFO,
+    FIFO,
+)
+def fifo_blocked(scene: Scene) -> None:
+    scene.send(
+        Send("a1", ["fail"], group="a", deduplication_id="a1"),
+        Send("a2", ["fail"], group="a", deduplication_id="a2"),
+    )
+    scene.one_batch(2)
+    scene.lane.settle(in_flight=2)
+    scene.send(
+        Send("a3", group="a", deduplication_id="a3"), Send("b1", group="b", deduplication_id="b1")
+    )
+    scene.delivered(3)
+    scene.return_to_queue(in_flight=2)
+    scene.delivered(6)
+    scene.lane.wait_empty()
+    assert [name for name in scene.names() if name != "b1"] == ["a1", "a2", "a1", "a2", "a3"]
+
+
+@row(
+    "a message of a group is being handled while the next is sent",
+    "the next waits, though the function could run another",
+    rows.FIFO,
+    FIFO,
+)
+def fifo_in_flight(scene: Scene) -> None:
+    scene.send(Send("a1", ["sleep: 1"], group="a", deduplication_id="a1"))
+    scene.delivered(1)
+    scene.send(Send("a2", group="a", deduplication_id="a2"))
+    first, second = scene.delivered(2)
+    scene.lane.wait_empty()
+    assert (first["name"], second["name"]) == ("a1", "a2")
+    assert second["at"] - first["at"] >= 0.99
+
+
+@row("messages of three groups", "one batch can hold several groups", rows.SQS_TRIGGER, FIFO)
+def fifo_groups(scene: Scene) -> None:
+    scene.send(*(Send(f"{g}1", group=g, deduplication_id=f"{g}1") for g in "abc"))
+    records = scene.one_batch(3)
+    scene.lane.wait_empty()
+    assert {record["attributes"]["MessageGroupId"] for record in records} == {"a", "b", "c"}
+
+
+@row(
+    "a message of a FIFO group fails as often as maxReceiveCount (2) allows",
+    "the FIFO dead-letter queue keeps its messageId and its group; the rest of the group goes on",
+    rows.DEAD_LETTERS,
+    FIFO,
+)
+def fifo_dead_letter(scene: Scene) -> None:
+    (identifier,) = scene.send(Send("a1", ["fail"] * 9, group="a", deduplication_id="a1"))
+    scene.delivered(1)
+    scene.return_to_queue(in_flight=1)
+    scene.delivered(2)
+    scene.lane.settle(in_flight=1)
+    scene.send(Send("a2", group="a", deduplication_id="a2"))
+    scene.return_to_queue(in_flight=1)
+    letter = scene.dead_letter(identifier)
+    assert letter["attributes"]["MessageGroupId"] == "a"
+    scene.delivered(3)
+    scene.lane.wait_empty()
+    assert scene.names() == ["a1", "a1", "a2"]
+
+
+@row(
+    "the same MessageDeduplicationId twice within 5 minutes",
+    "it is accepted twice and delivered once, under the first id",
+    rows.DEDUPLICATION,
+    FIFO,
+)
+def deduplicated(scene: Scene) -> None:
+    (first,) = scene.send(Send("once", group="a", deduplication_id="same"))
+    scene.delivered(1)
+    scene.send(Send("again", group="a", deduplication_id="same"))
+    scene.send(Send("other", group="a", deduplication_id="other"))
+    records = scene.delivered(2)
+    scene.lane.wait_empty()
+    assert [record["name"] for record in records] == ["once", "other"]
+    assert records[0]["messageId"] == first
+
+
+@row(
+    "the same body twice within 5 minutes, with ContentBasedDeduplication",
+    "it is delivered once",
+    rows.DEDUPLICATION,
+    Arrangement(fifo=True, max_receive_count=2, content_based_deduplication=True),
+)
+def deduplicated_by_content(scene: Scene) -> None:
+    scene.send(Send("once", group="a"))
+    scene.send(Send("once", group="a"))
+    scene.send(Send("other", group="a"))
+    records = scene.delivered(2)
+    scene.lane.wait_empty()
+    assert [record["name"] for record in records] == ["once", "other"]
+
+
+@row(
+    "a message without MessageGroupId to a FIFO queue",
+    "it is refused",
+    rows.FIFO,
+    FIFO,
+)
+def no_group(scene: Scene) -> None:
+    assert refused(scene, Send("m", deduplication_id="m")) == "MissingParameter"

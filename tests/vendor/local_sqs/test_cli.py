@@ -1,0 +1,167 @@
+"""The queues at the command line."""
+
+import io
+import json
+from collections.abc import Callable
+
+import pytest
+from local_sqs import Queue, cli
+
+from .conftest import Server
+
+EXAMPLE = '{"type": "ready made"}'
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def place(server: Server, queue: Queue) -> cli.Place:
+    dead = f"{queue.name}-dead"
+    queue.create(visibility_timeout=30, max_receive_count=1, dead_letter_queue=dead)
+    return cli.Place(f"redis://127.0.0.1:{server.port}", queue.name, dead, EXAMPLE)
+
+
+@pytest.fixture
+def run(place: cli.Place) -> Run:
+    def run(*arguments: str) -> int:
+        return cli.main(arguments, prog="orders", locate=lambda _: place)
+
+    return run
+
+
+def test_queues_counts_each_kind(
+    run: Run, queue: Queue, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for body in ("taken", "ready"):
+        queue.send(body)
+    queue.receive(1)
+    queue.send("later", delay=60)
+    assert run("queues", "--json") == 0
+    work, dead = json.loads(capsys.readouterr().out)
+    age = work.pop("oldest_age_seconds")
+    assert 0 <= age < 60
+    assert work == {"queue": queue.name, "ready": 1, "in_flight": 1, "delayed": 1, "dead": 0}
+    assert dead["queue"] == f"{queue.name}-dead"
+
+
+def test_queues_is_a_table_for_people(
+    run: Run, queue: Queue, capsys: pytest.CaptureFixture[str]
+) -> None:
+    queue.send("one")
+    queue.receive(1, visibility_timeout=0)
+    assert queue.receive(1) == []  # its one permitted delivery is used up: dead-lettered
+    assert run("queues") == 0
+    head, work, dead = capsys.readouterr().out.splitlines()
+    assert head.split() == ["QUEUE", "READY", "IN", "FLIGHT", "DELAYED", "DEAD", "OLDEST"]
+    assert work.split() == [queue.name, "0", "0", "0", "1"]
+    assert dead.split()[:4] == [f"{queue.name}-dead", "1", "0", "0"]
+
+
+def test_queues_watches_until_interrupted(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    naps: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("local_sqs.cli.time.sleep", sleep)
+    assert run("queues", "--watch", "--interval", "0.5") == 130
+    assert naps == [0.5, 0.5, 0.5]
+    assert capsys.readouterr().out.count("QUEUE") == 3
+
+
+def test_send_pushes_the_ready_made_message(run: Run, queue: Queue) -> None:
+    assert run("send") == 0
+    assert [message.body for message in queue.receive()] == [EXAMPLE]
+
+
+def test_send_understands_the_envelope_as_redis_cli_would(run: Run, queue: Queue) -> None:
+    assert run("send", '{"$message": {"body": "inside", "group_id": "g"}}') == 0
+    (message,) = queue.receive()
+    assert (message.body, message.group_id) == ("inside", "g")
+
+
+def test_send_takes_attributes_and_a_delay(run: Run, queue: Queue) -> None:
+    assert run("send", "body", "--attribute", "trace=a=b", "--delay", "60") == 0
+    (message,) = queue.peek()
+    assert message.attributes["trace"].string_value == "a=b"
+    assert queue.stats().delayed == 1
+
+
+def test_send_reads_standard_input(run: Run, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("two\nlines\n"))
+    assert run("send", "-") == 0
+    assert [message.body for message in queue.receive()] == ["two\nlines"]
+
+
+def test_what_sqs_refuses_is_refused_in_one_sentence(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("send", "body", "--delay", "901") == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_peek_shows_messages_and_receives_none(
+    run: Run, queue: Queue, capsys: pytest.CaptureFixture[str]
+) -> None:
+    queue.send("bold \x9b1m", group_id="g", attributes={"a": "b"})
+    assert run("peek") == 0
+    text = capsys.readouterr().out
+    assert "bold \\x9b1m" in text  # C1's control sequences, which SQS takes
+    assert "\x9b" not in text
+    assert "group g" in text
+    assert run("peek", "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["body"] == "bold \x9b1m"
+    assert shown["attributes"] == {"a": {"dataType": "String", "stringValue": "b"}}
+    assert (shown["receive_count"], queue.stats().ready) == (0, 1)
+
+
+def test_peek_says_that_there_is_nothing(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("peek", "--dead") == 0
+    assert "holds nothing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("answer", "left"), [("y", 0), ("YES", 0), ("n", 2), ("", 2)])
+def test_purge_asks_first(
+    answer: str, left: int, run: Run, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue.send("one")
+    queue.send("two")
+    asked: list[str] = []
+
+    def reply(question: str) -> str:
+        asked.append(question)
+        return answer
+
+    monkeypatch.setattr("builtins.input", reply)
+    assert run("purge") == (0 if left == 0 else 1)
+    assert asked == [f"Delete all 2 messages of {queue.name} for good? [y/N] "]
+    assert queue.stats().ready == left
+
+
+def test_purge_without_a_terminal_deletes_nothing(
+    run: Run, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue.send("one")
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert run("purge") == 1
+    assert queue.stats().ready == 1
+    assert run("purge", "--yes") == 0
+    assert queue.stats().ready == 0
+
+
+def test_no_server_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    nowhere = cli.Place("redis://127.0.0.1:9", "orders", "orders-dead", EXAMPLE)
+    assert cli.main(["queues"], prog="orders", locate=lambda _: nowhere) == 1
+    assert capsys.readouterr().err.startswith("Redis does not answer at redis://127.0.0.1:9: ")
+
+
+def test_no_group_is_said_by_whoever_looked_for_it(capsys: pytest.CaptureFixture[str]) -> None:
+    def locate(group: str | None) -> cli.Place:
+        raise cli.NotFound(f"no group {group}")
+
+    assert cli.main(["queues", "--process-group", "abc"], prog="orders", locate=locate) == 1
+    assert capsys.readouterr().err == "no group abc\n"

@@ -1,0 +1,449 @@
+"""`image:` roles, run for real by whatever container engine works here; skipped where none does.
+
+The image is made on the spot from a static busybox, so no registry is asked. Every test counts the
+containers that are left at its end, without help of the code under test.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from procgroup import BlueprintError, LaunchError, ProcessGroup, containers
+
+from .conftest import (
+    PACKAGE,
+    RUNIT_MISSING,
+    Launch,
+    Launcher,
+    State,
+    Write,
+    free,
+    sweep_now,
+    wait_until,
+)
+
+IMAGE = "localhost/procgroup-test:latest"
+
+BOX = f"""\
+name: box
+variables: {{greeting: hello}}
+roles:
+  web:
+    image: {IMAGE}
+    args: [/bin/busybox, sh, /serve.sh]
+    ports: {{http: 8080}}
+    configs: {{index.html: index.html.j2, serve.sh: serve.sh.j2}}
+    container:
+      mounts: {{index.html: /www/index.html, serve.sh: /serve.sh}}
+      options: [--hostname, "{{{{ role.name }}}}-host"]
+    environment: {{COLOUR: "{{{{ variables.greeting }}}} blue"}}
+    ready: {{http: {{port: http, path: /index.html}}}}
+    stop_timeout: 5
+"""
+PAGE = "{{ variables.greeting }} from {{ role.name }}.{{ replica }} at {{ role.address }}\n"
+SERVE = """\
+bb=/bin/busybox
+trap 'echo bye; exit 0' TERM
+echo "env $PROCGROUP_ROLE.$PROCGROUP_REPLICA $COLOUR on $($bb hostname)"
+echo "group file: $($bb grep -c '"id"' $PROCGROUP_GROUP_FILE)"
+$bb httpd -f -p 8080 -h /www &
+wait
+"""
+
+
+class Engine:
+    """A container engine that runs containers here, with a store of the tests' own."""
+
+    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+        self.command = command
+        self.environment = environment
+
+    def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*self.command, *arguments],
+            env=os.environ | self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=180,
+        )
+
+    def works(self, image: Path) -> str:
+        """The reason why it does not; empty when it does."""
+        for arguments in (("import", str(image), IMAGE), ("run", "--rm", IMAGE, "/bin/busybox")):
+            try:
+                result = self(*arguments)
+            except (OSError, subprocess.TimeoutExpired) as error:
+                return str(error)
+            if result.returncode:
+                lines = (result.stderr or result.stdout).strip().splitlines()
+                return lines[-1] if lines else f"{arguments[0]} failed"
+        return ""
+
+    def left(self) -> list[str]:
+        return self("ps", "--all", "--format", "{{.Names}}").stdout.split()
+
+
+@pytest.fixture(scope="session")
+def found_engine() -> Iterator[Engine]:
+    """The first engine that works: as a restricted sandbox needs it, or as a person has it."""
+    busybox = shutil.which("busybox")
+    if busybox is None:
+        pytest.skip("no container can run: busybox-static is not installed")
+    # Not in pytest's own directory: its path is too long for an engine's sockets.
+    # An engine may leave a mount in its store, which then cannot be removed.
+    with tempfile.TemporaryDirectory(prefix="pg-", ignore_cleanup_errors=True) as scratch_name:
+        scratch = Path(scratch_name)
+        image = scratch / "image.tar"
+        with tarfile.open(image, "w") as archive:
+            archive.add(busybox, "bin/busybox")
+        limits = scratch / "containers.conf"
+        limits.write_text(
+            '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]\n'
+        )
+
+        def store(name: str) -> list[str]:
+            root, run = str(scratch / name / "root"), str(scratch / name / "run")
+            return ["--root", root, "--runroot", run]
+
+        sandboxed = ["--runtime", "runc", "--storage-driver", "vfs", "--cgroup-manager", "cgroupfs"]
+        reasons = []
+        for command, environment in (
+            (["podman", *store("1"), *sandboxed], {"CONTAINERS_CONF": str(limits)}),
+            (["podman", *store("2")], {}),
+            (["docker"], {}),
+        ):
+            if shutil.which(command[0]) is None:
+                reasons.append(f"{command[0]} is not installed")
+                continue
+            engine = Engine(command, environment)
+            reason = engine.works(image)
+            if not reason:
+                yield engine
+                engine("rmi", "--force", IMAGE)
+                return
+            reasons.append(f"{command[0]}: {reason[:120]}")
+        pytest.skip(f"no container engine runs here ({'; '.join(dict.fromkeys(reasons))})")
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(
+            "runit", marks=pytest.mark.skipif(RUNIT_MISSING, reason="runit is not installed")
+        ),
+        "builtin",
+    ]
+)
+def way(request: pytest.FixtureRequest) -> str:
+    """An engine's client is never forked from Python: there are only these two."""
+    return str(request.param)
+
+
+@pytest.fixture
+def engine(found_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    """The engine, chosen as a person chooses it for a machine; no container of ours may be left."""
+    monkeypatch.setenv("PROCGROUP_CONTAINER_ENGINE", shlex.join(found_engine.command))
+    for name, value in found_engine.environment.items():
+        monkeypatch.setenv(name, value)
+    yield found_engine
+    left = [name for name in found_engine.left() if name.startswith("procgroup-")]
+    assert left == []
+
+
+@pytest.fixture
+def box(engine: Engine, state: State, write: Write) -> Path:
+    return write(BOX, index__html__j2=PAGE, serve__sh__j2=SERVE)
+
+
+def get(port: int, timeout: float = 5) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/index.html", timeout=timeout) as answer:
+        return str(answer.read().decode())
+
+
+def test_image_role(engine: Engine, box: Path, launch: Launch, state: State) -> None:
+    group = launch(box, variables={"greeting": "salut"})
+    web = group["web"]
+    assert web.state == "ready"
+    assert get(web.port) == f"salut from web.0 at {web.address}\n"
+    assert "env web.0 salut blue on web-host\n" in web.log()
+    assert "group file: 1\n" in web.log(), "group.json is there, under its own path"
+    assert web.container == f"procgroup-{group.id}-web-0"
+    assert engine.left() == [web.container]
+    labels = json.loads(engine("inspect", web.container).stdout)[0]["Config"]["Labels"]
+    assert labels["procgroup.group"] == group.id
+    assert labels["procgroup.role"] == "web.0"
+    group.stop()
+    assert engine.left() == []
+    assert free(web.port)
+    state.expect_nothing_left()
+
+
+def test_kill_restarts_on_the_same_port(engine: Engine, box: Path, launch: Launch) -> None:
+    group = launch(box)
+    web = group["web"]
+    before = engine("inspect", "--format", "{{.Id}}", web.container or "").stdout
+    web.kill()
+    web.wait_ready()
+    assert "hello" in get(web.port)
+    after = engine("inspect", "--format", "{{.Id}}", web.container or "").stdout
+    assert before != after
+    assert engine.left() == [web.container]
+
+
+def test_stop_is_passed_on_and_start_begins_anew(engine: Engine, box: Path, launch: Launch) -> None:
+    group = launch(box)
+    web = group["web"]
+    web.stop()
+    assert web.state == "stopped"
+    assert "bye\n" in web.log(), "the container got its stop signal"
+    assert engine.left() == []
+    web.start()
+    assert "hello" in get(web.port)
+
+
+def test_container_that_ignores_its_signal_is_killed(
+    engine: Engine, box: Path, launch: Launch
+) -> None:
+    stubborn = SERVE.replace("trap 'echo bye; exit 0' TERM", "trap '' TERM")
+    (box.parent / "serve.sh.j2").write_text(stubborn)
+    group = launch(box, overrides={"roles": {"web": {"stop_timeout": 0.2}}})
+    group["web"].stop()
+    assert group["web"].state == "stopped"
+    assert engine.left() == []
+
+
+def test_pause_and_resume(engine: Engine, box: Path, launch: Launch, state: State) -> None:
+    group = launch(box)
+    web = group["web"]
+    web.pause()
+    assert web.state == "paused"
+    with pytest.raises(OSError, match="timed out"):
+        get(web.port, timeout=0.2)
+    web.resume()
+    assert "hello" in get(web.port)
+    web.pause()
+    web.stop()
+    assert "bye\n" in web.log(), "a frozen container must wake to obey"
+    web.start()
+    web.pause()
+    group.stop()
+    state.expect_nothing_left()
+
+
+def test_replicas_and_a_shared_host_network(
+    engine: Engine, box: Path, launch: Launch, write: Write
+) -> None:
+    """On the host's network a container listens on its leased port itself, as a binary does."""
+    group = launch(
+        box,
+        overrides={
+            "roles": {
+                "web": {
+                    "replicas": 2,
+                    "ports": ["http"],
+                    "container": {"network": "host", "options": None},
+                    "args": [
+                        "/bin/busybox", "httpd", "-f", "-h", "/www",
+                        "-p", "{{ role.address }}",
+                    ],
+                }
+            }
+        },
+    )  # fmt: skip
+    one, two = group["web"], group["web", 1]
+    assert "from web.0" in get(one.port)
+    assert "from web.1" in get(two.port)
+
+
+def test_notify_from_inside(engine: Engine, state: State, launch: Launch, write: Write) -> None:
+    path = write(
+        f"name: x\nroles:\n  a:\n    image: {IMAGE}\n"
+        "    args: [/bin/busybox, sh, -c, 'echo > $PROCGROUP_NOTIFY; exec /bin/busybox sleep 999']\n"
+        "    ready: {notify: true}\n"
+    )
+    assert launch(path)["a"].state == "ready"
+
+
+def test_launch_failure_shows_what_the_engine_said(
+    engine: Engine, box: Path, launch: Launch, state: State
+) -> None:
+    with pytest.raises(LaunchError) as caught:
+        launch(box, overrides={"roles": {"web": {"args": ["/bin/no-such-program"]}}}, timeout=1)
+    assert " run --rm --name procgroup-" in str(caught.value)
+    assert "no-such-program" in str(caught.value)
+    clear(state)
+
+
+def clear(state: State) -> None:
+    from procgroup.registry import Registry
+    from procgroup.sweep import sweep
+
+    registry = Registry(state.directory)
+    sweep(registry, kept=True)
+    registry.close()
+
+
+StartLauncher = Callable[..., Launcher]
+
+
+@pytest.mark.parametrize("victim", ["launcher", "warden", "keeper"])
+def test_kill_9(
+    victim: str, engine: Engine, box: Path, launcher: StartLauncher, state: State
+) -> None:
+    one = launcher(box)
+    assert len(engine.left()) == 1
+    pids = {"launcher": one.process.pid, "warden": one.facts["warden"],
+            "keeper": one.facts["keeper"]}  # fmt: skip
+    os.kill(pids[victim], signal.SIGKILL)
+    if victim != "keeper":
+        wait_until(lambda: engine.left() == [], "no container is left")
+    one.kill()
+    wait_until(lambda: engine.left() == [], "no container is left")
+    sweep_now(state)
+    state.expect_nothing_left()
+
+
+def test_kill_9_of_all_is_swept_by_the_next_launch(
+    engine: Engine, box: Path, launcher: StartLauncher, launch: Launch, state: State
+) -> None:
+    one = launcher(box)
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for name in ("keeper", "warden"):
+            os.kill(one.facts[name], number)
+    one.kill()
+    assert len(engine.left()) == 1
+    group = launch(box)
+    assert engine.left() == [group["web"].container]
+    group.stop()
+    state.expect_nothing_left()
+
+
+def test_gc_removes_containers_that_no_registry_knows(
+    engine: Engine, box: Path, launch: Launch, state: State
+) -> None:
+    group = launch(box)
+    labels = [f"{containers.STATE_LABEL}={state.directory}", f"{containers.GROUP_LABEL}=lost"]
+    result = engine(
+        "run", "--detach", "--name", "procgroup-lost-web-0", "--label", labels[0],
+        "--label", labels[1], IMAGE, "/bin/busybox", "sleep", "999",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    output = subprocess.run(
+        [sys.executable, "-m", "procgroup", "gc"],
+        env=os.environ | {"PYTHONPATH": str(PACKAGE)},
+        capture_output=True, text=True, check=True, timeout=180,
+    ).stdout  # fmt: skip
+    assert output == "procgroup-lost-web-0: removed (a container that is not in the registry)\n"
+    assert engine.left() == [group["web"].container]
+
+
+# -- without an engine ----------------------------------------------------------------------------
+
+
+def program(directory: Path, name: str, script: str = "exit 0") -> Path:
+    directory.mkdir(exist_ok=True)
+    path = directory / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def path_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    directory = tmp_path / "path"
+    directory.mkdir()
+    monkeypatch.setenv("PATH", str(directory))
+    monkeypatch.delenv("PROCGROUP_CONTAINER_ENGINE", raising=False)
+    monkeypatch.delenv("PROCGROUP_CONTAINER_OPTIONS", raising=False)
+    return directory
+
+
+def test_engine_found_on_path(
+    path_directory: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(Exception, match="no container engine: install docker or podman"):
+        containers.find_engine()
+    podman = program(path_directory, "podman")
+    assert containers.find_engine() == [str(podman)]
+    monkeypatch.setattr(containers, "_found", {})
+    docker = program(path_directory, "docker")
+    assert containers.find_engine() == [str(docker)], "its daemon answers"
+    monkeypatch.setattr(containers, "_found", {})
+    program(path_directory, "docker", "exit 1")
+    assert containers.find_engine() == [str(podman)], "no daemon behind it"
+    assert containers.find_engine(["docker", "--debug"]) == [str(docker), "--debug"]
+    monkeypatch.setenv("PROCGROUP_CONTAINER_ENGINE", f"{podman} --runtime 'a b'")
+    assert containers.find_engine(["docker"]) == [str(podman), "--runtime", "a b"]
+    monkeypatch.setenv("PROCGROUP_CONTAINER_ENGINE", "nope")
+    with pytest.raises(Exception, match="there is no container engine 'nope'"):
+        containers.find_engine()
+
+
+def test_missing_engine_is_the_blueprints_error(
+    path_directory: Path, fresh_state: State, write: Write
+) -> None:
+    path = write(BOX, index__html__j2=PAGE, serve__sh__j2=SERVE)
+    with pytest.raises(BlueprintError, match=r"group.yaml:5: roles.web.image: no container engine"):
+        ProcessGroup.launch(path, supervisor="builtin")
+
+
+def test_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROCGROUP_CONTAINER_OPTIONS", "--memory '1 g'")
+    run = functools.partial(
+        containers.run_command,
+        ["/bin/docker", "-D"], name="n", labels={"l": "v"}, ports=[("127.0.0.1", 20000, 80)],
+        volumes=[("/a", "/b", False), ("/c", "/c", True)], environment={"E": "x y"},
+        options=["--init"], image="i", args=["a", "b"],
+    )  # fmt: skip
+    assert run(network="published") == [
+        "/bin/docker", "-D", "run", "--rm", "--name", "n", "--label", "l=v",
+        "--publish", "127.0.0.1:20000:80", "--volume", "/a:/b:ro", "--volume", "/c:/c",
+        "--env", "E=x y", "--memory", "1 g", "--init", "i", "a", "b",
+    ]  # fmt: skip
+    assert "--network" in run(network="host")
+    assert containers.remove_command(["/bin/docker"], "n") == [
+        "/bin/docker", "rm", "--force", "--volumes", "n",
+    ]  # fmt: skip
+    assert "--ignore" in containers.remove_command(["/bin/podman"], "n")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "image: a\n    ports: [http]",
+            r"roles.a.ports: expected a mapping of port names to ports",
+        ),
+        ("image: a\n    ports: {http: 0}", r"group.yaml:5: roles.a.ports.http: expected a port in"),
+        ("image: a\n    container: {network: host}\n    ports: {x: 1}", "expected a list of port"),
+        ("binary: a\n    ports: {x: 1}", "roles.a.ports: expected a list of port names"),
+        ("binary: a\n    container: {}", "roles.a.container: expected only in a role with `image`"),
+        ("image: a\n    working_directory: /", "roles.a.working_directory: expected none for an"),
+        ("image: a\n    container: {mounts: {x: /x}}", "mounts.x: expected the name of one of"),
+        ('image: a\n    container: {engine: "\'"}', "container.engine: expected a command"),
+        ("image: a\n    container: {network: x}", "expected published or host, not 'x'"),
+        ("image: a\n    binary: b", r"not binary and image \(.*group.yaml:5, .*group.yaml:4\)"),
+        (
+            "image: a\n    configs: {x: t}\n    container: {mounts: {x: y}}",
+            "mounts.x: expected an absolute path in the container",
+        ),
+    ],
+)
+def test_mistakes(write: Write, text: str, message: str) -> None:
+    from procgroup.blueprint import load
+
+    with pytest.raises(BlueprintError, match=message):
+        load(write(f"name: x\nroles:\n  a:\n    {text}\n"))

@@ -1,0 +1,297 @@
+"""A launching process's wardens: the small one that serves at once, and warm ones.
+
+A warm warden is a warden in an interpreter started as the roles' own are (with site, without -I),
+which has imported a blueprint's `preload` modules. Its keepers can fork roles that are ready to run
+instead of starting an interpreter for each. It gets warm in the background, is used once it is, and
+never when a file of what it has imported has changed since.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from procgroup import processes
+from procgroup.channel import Channel
+
+KEEPER, GOODBYE = b"k", b"g"  # as in `warden`, which a launcher need not import
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
+_CODE = "import sys; sys.path.insert(0, sys.argv.pop(1)); from procgroup.warden import main; main()"
+# `-c` puts the working directory first on the path; a role has its own there.
+_WARM_CODE = _CODE.replace("; ", "; sys.flags.safe_path or sys.path.pop(0); ", 1)
+
+# Variables that an interpreter, its memory allocator or its loader reads once, when it starts. The
+# two below are followed anew by each forked role.
+_READ_AT_START = ("PYTHON", "LC_", "LD_", "DYLD_", "MALLOC_")
+_READ_AT_START_TOO = {"LANG", "LANGUAGE", "GLIBC_TUNABLES", "VIRTUAL_ENV"}
+_FOLLOWED = {"PYTHONPATH", "PYTHONDONTWRITEBYTECODE"}
+# Room in a warm warden's environment for what its forks show of their own in /proc.
+_ROOM = 4096
+
+
+def read_at_start(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that a running interpreter cannot be told anew."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if (name.startswith(_READ_AT_START) or name in _READ_AT_START_TOO) and name not in _FOLLOWED
+    }
+
+
+class Warden:
+    """This process's handle on its warden for one state directory."""
+
+    def __init__(self, state_dir: Path) -> None:
+        flags = ["-I", "-S"]
+        if sys.dont_write_bytecode:
+            flags.append("-B")
+        if sys.pycache_prefix:
+            flags += ["-X", f"pycache_prefix={sys.pycache_prefix}"]
+        self._start(state_dir, [*flags, "-c", _CODE], [], {})
+
+    def _start(
+        self, state_dir: Path, flags: list[str], more: list[str], changes: dict[str, str]
+    ) -> None:
+        self.environment = dict(os.environ)
+        ours, theirs = socket.socketpair()
+        package_home = str(Path(__file__).resolve().parent.parent)
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        arguments = [package_home, str(theirs.fileno()), str(os.getpid()), str(state_dir), *more]
+        with theirs, open(state_dir / "warden.log", "ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, *flags, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                env=self.environment | changes,
+            )
+        self.socket = ours
+        self.detached = False
+
+    def changes(self) -> dict[str, str | None]:
+        """What this process's environment has become since; None: no such variable any more."""
+        now, then = dict(os.environ), self.environment
+        changed: dict[str, str | None] = {
+            name: now[name] for name in now if now[name] != then.get(name)
+        }
+        return changed | dict.fromkeys(then.keys() - now.keys())
+
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def new_keeper(self) -> socket.socket:
+        """Have a keeper forked; our end of its lease. Raises OSError when the warden is gone."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            descriptors = array.array("i", [theirs.fileno()])
+            try:
+                self.socket.sendmsg(
+                    [KEEPER], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors.tobytes())]
+                )
+            except OSError:
+                ours.close()
+                raise
+        return ours
+
+    def leave(self) -> None:
+        """Let the warden end, as soon as its keepers have."""
+        with contextlib.suppress(OSError):  # it has left us, or has been left before
+            self.socket.send(GOODBYE)
+        self.socket.close()
+
+    def close(self, timeout: float) -> None:
+        """`leave`, and wait for its end, unless it stays for detached groups."""
+        self.leave()
+        if self.detached:
+            self.process.returncode = 0  # not ours to wait for
+            return
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def forget(self) -> None:
+        """In a forked child: the warden is the parent's."""
+        self.socket.close()
+        self.process.returncode = 0
+
+
+class WarmWarden(Warden):
+    """A warden that has imported modules, or is about to."""
+
+    def __init__(self, state_dir: Path, modules: Iterable[str]) -> None:
+        self.modules = tuple(modules)
+        changes = {"PROCGROUP_ROOM": "." * _ROOM}
+        if sys.dont_write_bytecode:
+            changes["PYTHONDONTWRITEBYTECODE"] = "1"
+        self._start(state_dir, ["-c", _WARM_CODE], [json.dumps(self.modules)], changes)
+        self._channel = Channel(self.socket)
+        self._ready = False
+        self._files: list[tuple[str, int, int]] = []
+        self.names: set[str] = set()  # of the top-level modules that are loaded
+        self.failed = False
+
+    def ready(self) -> bool:
+        """Whether it may be used now. Says on standard error, once, why it never will be."""
+        if not self._ready and not self.failed and not self._channel.closed:
+            self.socket.setblocking(False)
+            for message in self._channel.receive():
+                self._hear(message)
+            self.socket.setblocking(True)
+        return self._ready
+
+    def _hear(self, message: dict[str, Any]) -> None:
+        if "error" in message:
+            self.failed = True
+            print(
+                f"procgroup: cannot preload: {message['error']}; roles start without it",
+                file=sys.stderr,
+            )
+            return
+        self._files = [(path, time, size) for path, time, size in message["files"]]
+        self.names = set(message["names"])
+        self._ready = True
+
+    def fresh(self) -> bool:
+        """Whether each imported file, and what an interpreter reads at start, is as it was."""
+        same = read_at_start(os.environ) == read_at_start(self.environment)
+        if not same or os.environ.get("PYTHONPATH") != self.environment.get("PYTHONPATH"):
+            return False
+        for path, modified, size in self._files:
+            try:
+                status = os.stat(path)
+            except OSError:
+                return False
+            if status.st_mtime_ns != modified or status.st_size != size:
+                return False
+        return True
+
+    def may_run(self, environment: Mapping[str, str], directory: str) -> bool:
+        """Whether a fork would be as a new interpreter in that environment and directory.
+
+        Not when a variable that is read only at start differs; nor when a module that is loaded
+        would be found elsewhere there.
+        """
+        if read_at_start(environment) != read_at_start(self.environment):
+            return False
+        places = [directory]
+        search = environment.get("PYTHONPATH", "")
+        if search != self.environment.get("PYTHONPATH", ""):
+            places += [os.path.join(directory, place) for place in search.split(os.pathsep)]
+        for place in places:
+            try:
+                found = os.listdir(place)
+            except OSError:
+                continue
+            if any(name.partition(".")[0] in self.names for name in found):
+                return False
+        return True
+
+    def leave(self) -> None:
+        """As ever; but one that still imports would not hear it, has no keepers, and is killed."""
+        if not self._ready and self.alive():
+            self.process.kill()
+        super().leave()
+
+
+_MOST_WARM = 4  # at once in a process; each holds some 20 MB
+_lock = threading.RLock()  # guards what follows
+_plain: dict[Path, Warden] = {}
+_warm: dict[tuple[Path, tuple[str, ...]], WarmWarden] = {}
+_retired: list[WarmWarden] = []  # they serve no new groups, and end with those they have
+
+
+def prepare(state_dir: Path) -> Warden:
+    """The plain warden for that state directory; started when it does not run."""
+    with _lock:
+        warden = _plain.get(state_dir)
+        if warden is not None and not warden.alive():
+            warden.close(1.0)
+            warden = None
+        if warden is None:
+            warden = _plain[state_dir] = Warden(state_dir)
+        return warden
+
+
+def new_keeper(state_dir: Path, modules: tuple[str, ...]) -> tuple[Warden, socket.socket]:
+    """A new keeper's lease, and the warden it is from: warm with the modules, if one is."""
+    with _lock:
+        warm = _usable(state_dir, modules) if modules else None
+        if warm is not None:
+            with contextlib.suppress(OSError):
+                return warm, warm.new_keeper()
+        with contextlib.suppress(OSError):  # it may be killed at this very moment
+            warden = prepare(state_dir)
+            return warden, warden.new_keeper()
+        warden = prepare(state_dir)
+        return warden, warden.new_keeper()
+
+
+def _usable(state_dir: Path, modules: tuple[str, ...]) -> WarmWarden | None:
+    key = state_dir, modules
+    warden = _warm.get(key)
+    if warden is None or warden.failed:
+        return None
+    if warden.ready() and warden.alive() and warden.fresh():
+        return warden
+    if not warden.failed and (not warden.alive() or warden.ready()):
+        _retire(key)
+    return None
+
+
+def warm_up(state_dir: Path, modules: tuple[str, ...]) -> None:
+    """Begin to have a warm warden, unless there is one or it is known not to work (Linux)."""
+    with _lock:
+        if not processes.LINUX or (state_dir, modules) in _warm:
+            return
+        while len(_warm) >= _MOST_WARM:
+            _retire(next(iter(_warm)))
+        _warm[state_dir, modules] = WarmWarden(state_dir, modules)
+
+
+def _retire(key: tuple[Path, tuple[str, ...]]) -> None:
+    warden = _warm.pop(key)
+    warden.leave()
+    _retired[:] = [each for each in (*_retired, warden) if each.alive()]
+
+
+def close_all(timeout: float) -> None:
+    """Let all wardens end, and wait for them."""
+    with _lock:
+        every = [*_plain.values(), *_warm.values(), *_retired]
+        for warden in every:
+            warden.leave()
+        for warden in every:
+            warden.close(timeout)
+        forget_tables()
+
+
+def forget_all() -> None:
+    """In a forked child: all of them are the parent's."""
+    global _lock
+    _lock = threading.RLock()
+    for warden in (*_plain.values(), *_warm.values(), *_retired):
+        warden.forget()
+    forget_tables()
+
+
+def forget_tables() -> None:
+    """No wardens from here on."""
+    _plain.clear()
+    _warm.clear()
+    _retired.clear()
