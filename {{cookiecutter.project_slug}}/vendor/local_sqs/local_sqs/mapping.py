@@ -135,7 +135,7 @@ class EventSourceMapping:
         self._window_ends = 0.0
         self._done: list[str] = []  # receipt handles to delete
         self._look_at = 0.0  # when the queue may have something
-        self._outage = _BackOff(0.002, 1.0)
+        self._retry_at = 0.0  # when to look whether Redis is back
         self._away_since: float | None = time.monotonic()  # None: Redis answers
         self._away_told = False
         self._signals = 0
@@ -194,7 +194,7 @@ class EventSourceMapping:
             poller.register(self._wakeup, select.POLLIN)
         waiting = -1
         if self._away_since is not None:
-            timers.append(self._outage.until)
+            timers.append(self._retry_at)
         elif not self._signals:
             waiting = self._arm_waiter(timers)
             if waiting >= 0:
@@ -236,7 +236,7 @@ class EventSourceMapping:
             descriptor = self._waiter.arm()
         except ConnectionLost as error:
             self._lost(error)
-            timers.append(self._outage.until)
+            timers.append(self._retry_at)
             return -1
         return descriptor if self._look_at > time.monotonic() else -1
 
@@ -256,7 +256,7 @@ class EventSourceMapping:
     # Redis
 
     def _use_redis(self) -> None:
-        if self._away_since is not None and self._outage.until > time.monotonic():
+        if self._away_since is not None and self._retry_at > time.monotonic():
             return
         try:
             if not self._queue_exists:
@@ -291,19 +291,19 @@ class EventSourceMapping:
             away = time.monotonic() - self._away_since
             log.line(f"Redis at {self._client.address} is back after {away:.1f} s")
         self._away_since, self._away_told = None, False
-        self._outage.reset()
 
     def _lost(self, error: ConnectionLost) -> None:
         started = self._away_since is not None  # it may just not have started yet
+        now = time.monotonic()
         if self._away_since is None:
-            self._away_since = time.monotonic()
-            self._outage.reset()
-        if not self._away_told and not (started and time.monotonic() - self._away_since < 1.0):
+            self._away_since = now
+        if not self._away_told and not (started and now - self._away_since < 1.0):
             log.line(f"{error}; retrying until it is back")
             self._away_told = True
         self._queue_exists = False  # it may come back empty
         self._waiter.close()
-        self._outage.failed()
+        # A tenth of the time waited already: a server that is just starting is met at once.
+        self._retry_at = now + min(max(0.001, (now - self._away_since) / 10), 1.0)
 
     def _claim(self) -> None:
         """Delete what is done; fill batches and hand them out while there is somebody to take them."""

@@ -69,6 +69,7 @@ class KeptRole:
         self._cleaner_ends = 0.0  # when its patience ends
         self._probe: Probe | None = None
         self._next_probe = 0.0
+        self._awaited: int | None = None  # a descriptor of the probe's that is watched
         kind = plan["ready"] and plan["ready"]["kind"]
         self._notify = NotifyProbe(plan["notify"]) if kind == "notify" else None
         supervisor = SUPERVISORS[plan["supervisor"]]
@@ -253,22 +254,35 @@ class KeptRole:
 
     def close_probe(self) -> None:
         """Give back what looking for readiness holds."""
+        self._await(None)
         if self._probe is not None:
             if isinstance(self._probe, NotifyProbe):
                 self.keeper.unwatch(self._probe.fileno())
             self._probe.close()
             self._probe = None
 
+    def _await(self, descriptor: int | None) -> None:
+        if self._awaited is not None:
+            self.keeper.unwatch(self._awaited)
+        self._awaited = descriptor
+        if descriptor is not None:
+            self.keeper.watch(descriptor, self._look)
+
     def _look(self) -> None:
-        if self._probe is not None and self.pid is not None and self._probe.step():
-            if not self._answered_itself():
-                self.problem = f"port {self.plan['ready']['port']} is served by a stranger"
-                return
-            self.problem = None
-            self.close_probe()
-            self._was_ready = True
-            if self.state == "starting":
-                self._become("ready")
+        if self._probe is None or self.pid is None:
+            return
+        self._await(None)  # the probe may close what is watched
+        if not self._probe.step():
+            self._await(self._probe.awaits())
+            return
+        if not self._answered_itself():
+            self.problem = f"port {self.plan['ready']['port']} is served by a stranger"
+            return
+        self.problem = None
+        self.close_probe()
+        self._was_ready = True
+        if self.state == "starting":
+            self._become("ready")
 
     def _answered_itself(self) -> bool:
         """Whether it is this group that listens on the port, as far as can be seen from here.

@@ -21,6 +21,10 @@ class Probe:
         """Look once. Never blocks."""
         raise NotImplementedError
 
+    def awaits(self) -> int | None:
+        """The descriptor whose readability is worth the next look; None: only time will tell."""
+        return None
+
     def close(self) -> None:
         """Give back what the probe holds."""
 
@@ -61,6 +65,9 @@ class ConnectionProbe(Probe):
             return False
         self.close()
         return True
+
+    def awaits(self) -> int | None:
+        return self._connection.fileno() if self._connection is not None and self._asked else None
 
     def _received_all(self) -> bool:
         assert self._connection is not None
