@@ -56,6 +56,8 @@ format: setup ## Format, and mend what can be mended
 
 bench: setup ## Measure against floors and peers; prints a table
 	@$(UV) pip install --quiet --python $(PYTHON) --group bench
+	@$(UV) venv --quiet --allow-existing .cache/ministack
+	@$(UV) pip install --quiet --python .cache/ministack 'ministack>=1.5'
 	@$(PYTHON) -m benchmarks $(ARGS)
 
 deploy-tools: setup ## Install what tests/deploy runs: AWS CDK, AWS SAM and osls (needs node and npm)

@@ -7,11 +7,13 @@ poller goes on until the queue is empty.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,7 +22,15 @@ from typing import TYPE_CHECKING
 
 from benchmarks.events import body, identifier
 from benchmarks.lab import Lab, Unavailable, Variant, any_server, require
-from benchmarks.processes import HOST, ROOT, process, redis_server, until
+from benchmarks.processes import (
+    AWS_VARIABLES,
+    HOST,
+    ROOT,
+    free_port,
+    process,
+    redis_server,
+    until,
+)
 from benchmarks.report import Metric, Result, Target, rows_of
 from benchmarks.samples import Measured
 
@@ -31,13 +41,15 @@ NAME = "mapping"
 TITLE = "Event source mapping"
 
 RATE = "poller and environments"
-LATENCY = "RPUSH → handler"
+LATENCY = "sent → handler"
 QUEUE = "the queue alone, batch 10 (floor)"
 BLPOP = "BLPOP in a bare Python process (floor)"
+MINISTACK = "MiniStack, one message at a time"
 FORK, RUNTIME = "forked", "awslambdaric"
 TARGETS = {FORK: Target(1.0), RUNTIME: Target(3.0)}  # ms
 MESSAGES = 1000  # a turn of a rate
 SENT = 40  # messages, one by one, a turn of the latency
+SENT_TO_MINISTACK = 3
 
 
 def run(lab: Lab) -> Result:
@@ -67,6 +79,10 @@ def run(lab: Lab) -> Result:
             poller = Poller(base, vendor, port, kind, "stamp", 1, 1)
             stack.enter_context(poller.running())
             variants.append(Variant(f"{kind}, one message at a time", poller.latency))
+        try:
+            variants.append(Variant(MINISTACK, stack.enter_context(ministack(base))))
+        except Unavailable as missing:
+            result.notes.append(f"{MINISTACK}: not measured: {missing}")
         samples = lab.rounds(variants, result.notes)
     targets = {f"{kind}, one message at a time": TARGETS[kind] for kind in kinds}
     metrics = [Metric(RATE, "messages/s", QUEUE), Metric(LATENCY, "ms", BLPOP, targets)]
@@ -75,9 +91,10 @@ def run(lab: Lab) -> Result:
         f"{RATE}: more is better. {MESSAGES} messages wait; the time until all are deleted; the function "
         "does nothing. Batches over 10 have the shortest window there is. The floor receives and deletes "
         "in one process, with no function.",
-        f"{LATENCY}: the median of {SENT} messages, sent one by one to a waiting poller; a turn's median.",
+        f"{LATENCY}: the median of {SENT} messages, sent one by one to a waiting poller; a turn's median. "
+        f"By RPUSH; to MiniStack {SENT_TO_MINISTACK} a turn, by boto3, and its functions run without Docker.",
         "moto's event source mapping is not measured: it runs functions in Docker only (without it, it "
-        "answers for them). MiniStack and LocalStack are container images.",
+        "answers for them). LocalStack is a container image.",
         "What the Lambda shim itself costs a message stands under “CPU per record”.",
     ]
     return result
@@ -185,16 +202,20 @@ class Poller:
 
     def latency(self) -> Measured:
         """Milliseconds from RPUSH to the handler's first line."""
-        return one_by_one(self._queue, self._stamps)
+        return one_by_one(pusher(self._queue), self._stamps)
 
 
-def one_by_one(queue: Queue, stamps: Path) -> Measured:
+def pusher(queue: Queue) -> Callable[[], object]:
+    return lambda: queue.client.execute("RPUSH", queue.name, body(identifier()))
+
+
+def one_by_one(send: Callable[[], object], stamps: Path, number: int = SENT) -> Measured:
     """The median of some messages' ways to whoever writes the stamps."""
     took = []
-    for _ in range(SENT):
+    for _ in range(number):
         before = len(stamps.read_bytes())
         sent = time.monotonic()
-        queue.client.execute("RPUSH", queue.name, body(identifier()))
+        send()
 
         def came(before: int = before) -> str | None:
             text = stamps.read_text()[before:]
@@ -219,4 +240,54 @@ def bare(base: Path, port: int) -> Iterator[Callable[[], Measured]]:
             lambda: b"blocked_clients:0" not in queue.client.execute("INFO", "clients") or None,
             "BLPOP waits",
         )
-        yield lambda: one_by_one(queue, stamps)
+        yield lambda: one_by_one(pusher(queue), stamps)
+
+
+@contextmanager
+def ministack(base: Path) -> Iterator[Callable[[], Measured]]:
+    """The peer: SQS, Lambda and the mapping between them, in an environment of its own."""
+    require("boto3")
+    program = ROOT / ".cache" / "ministack" / "bin" / "ministack"
+    if not program.exists():
+        raise Unavailable("it is not installed (`make bench` does that)")
+    import boto3
+    from botocore.exceptions import EndpointConnectionError
+
+    stamps = base / "ministack-stamps"
+    stamps.touch()
+    port = free_port()
+    variables = {"BIND_HOST": HOST, "GATEWAY_PORT": str(port), "TMPDIR": str(base)}
+    with process([str(program)], base / "ministack.log", **AWS_VARIABLES, **variables):
+        session = boto3.Session("testing", "testing", region_name="eu-central-1")
+        url = f"http://{HOST}:{port}"
+        sqs, functions = (session.client(name, endpoint_url=url) for name in ("sqs", "lambda"))
+
+        def up() -> str | None:
+            try:
+                made: str = sqs.create_queue(QueueName="stamped")["QueueUrl"]
+            except EndpointConnectionError:
+                return None
+            return made
+
+        queue = until(up, "MiniStack answers", pause=0.05)
+        code = io.BytesIO()
+        with zipfile.ZipFile(code, "w") as archive:
+            archive.write(ROOT / "benchmarks" / "handlers" / "stamps.py", "stamps.py")
+        functions.create_function(
+            FunctionName="stamp",
+            Runtime=f"python3.{sys.version_info.minor}",
+            Handler="stamps.stamp",
+            Role="arn:aws:iam::000000000000:role/any",
+            Code={"ZipFile": code.getvalue()},
+            Environment={"Variables": {"STAMPS": str(stamps)}},
+        )
+        functions.create_event_source_mapping(
+            FunctionName="stamp",
+            EventSourceArn="arn:aws:sqs:eu-central-1:000000000000:stamped",
+            BatchSize=1,
+        )
+
+        def send() -> object:
+            return sqs.send_message(QueueUrl=queue, MessageBody=body(identifier()))
+
+        yield lambda: one_by_one(send, stamps, SENT_TO_MINISTACK)
