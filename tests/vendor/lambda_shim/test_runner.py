@@ -419,8 +419,8 @@ def test_a_broken_import_and_ten_thousand_messages_cost_no_more_than_the_budget(
         now[0] += hours * 3600 / (total / 10)
         run_tasks()
 
-    for start in launched_at:
-        within = [at for at in launched_at if start <= at < start + 3600]
+    for first in launched_at:
+        within = [at for at in launched_at if first <= at < first + 3600]
         assert len(within) <= limits.launches
     assert 1 <= len(launched_at) <= limits.launches * (hours + 1)
     kept = {record.key: record for record in records}

@@ -190,7 +190,8 @@ class World:
             (refused / launch.id).touch()
             raise LaunchRefused("RESOURCE:CAPACITY")
         (self.directory / "tasks" / launch.id).write_text(launch.key)
-        return stopped_event(launch.id)["detail"]["taskArn"]
+        arn: str = stopped_event(launch.id)["detail"]["taskArn"]
+        return arn
 
     def ended(self, arns: list[str]) -> Mapping[str, Stopped]:
         ended = self.directory / "ended"

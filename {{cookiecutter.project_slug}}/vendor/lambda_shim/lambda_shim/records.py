@@ -51,6 +51,8 @@ PARKED = "parked"
 # The pool of the service's own messages. Other pools are the registry's.
 OWN = "own"
 
+# What a redriven message bears, since SQS gives it a new id: the history of the record it came from.
+HISTORY_ATTRIBUTE = "DeadLetterHistory"
 # A record tells its last fifty changes.
 HISTORY_MOST = 50
 # A marker is left alone for so long, in seconds, whatever the record says: its writer may just be
@@ -165,6 +167,31 @@ def changed(
     return msgspec.structs.replace(record, history=history, **fields)
 
 
+class Heritage(msgspec.Struct, frozen=True):
+    """What a redriven message takes along."""
+
+    first_failed_at: str | None
+    history: list[Event]
+
+
+def inherit(record: DeadLetterRecord) -> DeadLetterRecord:
+    """The record with the history that its message, redriven before, has brought along."""
+    attribute = record.message_attributes.get(HISTORY_ATTRIBUTE)
+    if not isinstance(attribute, dict):
+        return record
+    try:
+        heritage = msgspec.json.decode(attribute.get("stringValue") or "", type=Heritage)
+    except msgspec.DecodeError:  # somebody else's attribute
+        return record
+    attributes = {n: a for n, a in record.message_attributes.items() if n != HISTORY_ATTRIBUTE}
+    return msgspec.structs.replace(
+        record,
+        first_failed_at=heritage.first_failed_at,
+        history=heritage.history + record.history,
+        message_attributes=attributes,
+    )
+
+
 def encode(record: DeadLetterRecord) -> bytes:
     """Indented JSON: a record is first of all read by a person."""
     return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
@@ -248,8 +275,9 @@ class Records:
         def change(old: DeadLetterRecord | None) -> DeadLetterRecord | _Keep:
             detail = f"{record.reason}: {record.error}"
             if old is None:
-                first = record.first_failed_at or record.parked_at
-                return changed(record, record.state, detail, first_failed_at=first)
+                new = inherit(record)
+                first = new.first_failed_at or new.parked_at
+                return changed(new, record.state, detail, first_failed_at=first)
             if old.state != PARKED:
                 return KEEP
             new = msgspec.structs.replace(
