@@ -265,9 +265,9 @@ def test_settings_come_from_the_environment() -> None:
         "OVERFLOW_SUBNETS": "subnet-a, subnet-b",
         "OVERFLOW_MEMORY": "4096",
     }
-    settings = task_settings(environ, {"billing": "billing-overflow"})
+    settings = task_settings(environ)
     assert settings.subnets == ("subnet-a", "subnet-b")
-    assert settings.task_definitions == {"own": "d", "billing": "billing-overflow"}
+    assert settings.task_definitions == {"own": "d"}
     assert (settings.memory, settings.cpu, settings.public_ip) == (4096, None, False)
     with pytest.raises(ValueError, match="OVERFLOW_SUBNETS"):
         task_settings(environ | {"OVERFLOW_SUBNETS": ""})

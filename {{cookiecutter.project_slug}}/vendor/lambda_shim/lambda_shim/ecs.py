@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from lambda_shim.dispatcher import UNKNOWN_TASK, Launch, LaunchRefused, Stopped
 from lambda_shim.records import OWN
+
+if TYPE_CHECKING:
+    from lambda_shim.registry import Registry
 
 OVERRIDES_MOST = 8192
 CLIENT_TOKEN_MOST = 64
@@ -31,6 +34,7 @@ class TaskSettings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         cluster: name or ARN.
         task_definitions: by pool; ``own`` is the service's. Each names family, or family:revision.
+        roles: by pool: ARNs of the roles that tasks take on in place of their definition's.
         container: the runner's container in each of them.
         subnets: tried in turn when one has no capacity or no free address.
         security_groups: of the task's network interface.
@@ -41,6 +45,7 @@ class TaskSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     cluster: str
     task_definitions: dict[str, str]
+    roles: dict[str, str] = {}
     container: str
     subnets: tuple[str, ...]
     security_groups: tuple[str, ...] = ()
@@ -99,6 +104,8 @@ class EcsLauncher:
                 }
             ]
         }
+        if launch.pool in settings.roles:
+            overrides["taskRoleArn"] = settings.roles[launch.pool]
         if settings.cpu is not None:
             overrides["cpu"] = str(settings.cpu)
         if settings.memory is not None:
@@ -204,9 +211,7 @@ def stopped(task: Mapping[str, Any]) -> Stopped:
     return Stopped("; ".join(part for part in [*exits, *reasons] if part) or "no reason given")
 
 
-def task_settings(
-    environ: Mapping[str, str], pools: Mapping[str, str] | None = None
-) -> TaskSettings:
+def task_settings(environ: Mapping[str, str], registry: Registry | None = None) -> TaskSettings:
     """Settings out of a function's environment.
 
     ``OVERFLOW_CLUSTER``, ``OVERFLOW_TASK_DEFINITION``, ``OVERFLOW_CONTAINER`` and
@@ -231,7 +236,11 @@ def task_settings(
 
     return TaskSettings(
         cluster=required("OVERFLOW_CLUSTER"),
-        task_definitions={OWN: required("OVERFLOW_TASK_DEFINITION"), **(pools or {})},
+        task_definitions={
+            OWN: required("OVERFLOW_TASK_DEFINITION"),
+            **(registry.task_definitions if registry else {}),
+        },
+        roles=registry.roles if registry else {},
         container=required("OVERFLOW_CONTAINER"),
         subnets=names(required("OVERFLOW_SUBNETS")),
         security_groups=names(environ.get("OVERFLOW_SECURITY_GROUPS", "")),

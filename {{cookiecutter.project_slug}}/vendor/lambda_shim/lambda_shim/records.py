@@ -43,6 +43,7 @@ TASK_STOPPED = "task_stopped"  # its tasks ended without a word: killed, out of 
 NEVER_STARTED = "never_started"  # its tasks stopped before they took it up
 NOT_REGISTERED = "not_registered"  # of a source that no function is registered for
 IMAGE_FUNCTION = "image_function"  # its function is a container image, which no runner can run
+NOT_RUNNABLE = "not_runnable"  # its function is of another language or architecture, or is broken
 
 WAITING = "waiting"
 RUNNING = "running"

@@ -28,6 +28,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from time import monotonic, sleep, time
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -398,8 +399,9 @@ class Runner:
                 log.warning("given back: %s", describe(error), extra=details)
                 return
             case Reject() | MalformedMessage():
-                rejected = isinstance(error, Reject)
-                reason = dead_letters.REJECTED if rejected else dead_letters.MALFORMED
+                reason = dead_letters.MALFORMED
+                if isinstance(error, Reject):
+                    reason = getattr(error, "code", dead_letters.REJECTED)
                 parking = {"business_id": business_id}
                 if not self._write(
                     lambda: records.park(key, owner, reason, describe(error), **parking), record
@@ -489,12 +491,19 @@ def settings_of(environ: Mapping[str, str]) -> tuple[Limits, RunnerSettings]:
         raise ValueError(f"OVERFLOW_RUNNER: {error}") from None
 
 
+def _load_functions(environ: Mapping[str, str]) -> Job:
+    from lambda_shim import foreign, registry
+
+    return foreign.functions(registry.load(environ["OVERFLOW_REGISTRY"]))
+
+
 def main(environ: Mapping[str, str], load: Callable[[], Job]) -> int:
     """The runner's entry point; returns the exit status.
 
     Args:
         environ: ``RECORDS_URL``, and what the launch has set: ``OVERFLOW_LAUNCH``,
-            ``OVERFLOW_RECORD``, ``OVERFLOW_POOL``.
+            ``OVERFLOW_RECORD``, ``OVERFLOW_POOL``; for a pool of the registry's, its file's path in
+            ``OVERFLOW_REGISTRY``.
         load: see Runner; import the service's code in it, not at the top of the module.
     """
     logging.basicConfig(
@@ -508,11 +517,12 @@ def main(environ: Mapping[str, str], load: Callable[[], Job]) -> int:
         log.error("the environment lacks %s", ", ".join(missing))
         return 2
     limits, settings = settings_of(environ)
+    pool = environ.get("OVERFLOW_POOL", OWN)
     runner = Runner(
         dead_letters.open_records(environ["RECORDS_URL"]),
         environ["OVERFLOW_LAUNCH"],
-        load,
-        environ.get("OVERFLOW_POOL", OWN),
+        load if pool == OWN else partial(_load_functions, environ),
+        pool,
         limits,
         settings,
     )
