@@ -302,7 +302,7 @@ def test_parked_records_are_handed_to_the_runner(varied: Desk) -> None:
     found = varied.records.get("b")
     assert found is not None
     assert (found.state, found.runs) == (WAITING, 0)
-    assert "b" in list(varied.records.waiting())
+    assert "b" in [each.key for each in varied.records.waiting()]
     assert [pointed(body) for body in varied.failure_queue.bodies] == ["b"]
 
 

@@ -1,5 +1,7 @@
 """The dispatcher: putting down, launching within the budget, stopped tasks, the sweep."""
 
+import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -402,10 +404,28 @@ def test_the_sweep_launches_what_no_pointer_told_of(overflow: Overflow) -> None:
 
 def test_a_stray_marker_launches_nothing(overflow: Overflow) -> None:
     overflow.records.put(dead_letter("a"))
-    overflow.store.put("waiting/own/a", f"{overflow.clock.time} x".encode())
-    overflow.store.put("waiting/own/gone", f"{overflow.clock.time} x".encode())
+    overflow.store.put("waiting/own/1~a", f"{overflow.clock.time} x".encode())
+    overflow.store.put("waiting/own/2~gone", f"{overflow.clock.time} x".encode())
     overflow.dispatch(TICK)
     overflow.clock.time += 3601
     overflow.dispatch(TICK)
     assert overflow.launches() == []
     assert list(overflow.records.waiting()) == []
+
+
+def test_the_sweep_measures_what_lies_in_the_store(
+    overflow: Overflow, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overflow.records.put(dead_letter("a"))
+    overflow.records.put(dead_letter("b", state=WAITING, reason="deadline"))
+    overflow.records.put(dead_letter("c", state=WAITING, reason="deadline"))
+    overflow.clock.time = datetime(2026, 11, 1, 6, 10, tzinfo=UTC).timestamp()
+    overflow.records.claim("c", "c.1", 60)
+    overflow.dispatch._measure()
+    line = json.loads(capsys.readouterr().out)
+    names = ("WaitingRecords", "RunningRecords", "DeadLetterRecords", "OldestWaitingRecord")
+    assert [line[name] for name in names] == [1, 1, 1, 600]
+    metrics = line["_aws"]["CloudWatchMetrics"][0]["Metrics"]
+    assert {metric["Name"]: metric["Unit"] for metric in metrics}[
+        "OldestWaitingRecord"
+    ] == "Seconds"

@@ -1,6 +1,7 @@
 """The life of a record: states, markers, leases, history; over every store."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -21,6 +22,9 @@ from lambda_shim.records import (
 )
 
 from .stores import Breakable, MemoryObjects, dead_letter
+
+# dead_letter's time
+SINCE = "20261101060000000"
 
 
 class Clock:
@@ -52,7 +56,7 @@ def get(records: Records, key: str = "m1") -> DeadLetterRecord:
 
 
 def markers(records: Records) -> list[str]:
-    found = [f"waiting/own/{key}" for key in records.waiting()]
+    found = [f"waiting/own/{each.key}" for each in records.waiting()]
     return found + [f"running/{key}" for key in records.running()]
 
 
@@ -261,7 +265,7 @@ def test_a_marker_written_anew_survives_its_removal_by_the_one_before() -> None:
     records.put(waiting())
 
     def reopen(operation: str, key: str) -> None:
-        if (operation, key) == ("delete", "waiting/own/m1"):
+        if (operation, key) == ("delete", f"waiting/own/{SINCE}~m1"):
             store.before = lambda operation, key: None
             record = get(rival)
             assert record.lease is not None
@@ -273,10 +277,20 @@ def test_a_marker_written_anew_survives_its_removal_by_the_one_before() -> None:
     assert "waiting/own/m1" in markers(records)
 
 
+def test_what_waits_is_listed_by_age(records: Records) -> None:
+    for key, hour in (("a", 9), ("b", 7), ("c", 8)):
+        records.put(waiting(key, parked_at=f"2026-11-01T{hour:02}:00:00.000+00:00"))
+    found = list(records.waiting())
+    assert [each.key for each in found] == ["b", "c", "a"]
+    nine = datetime(2026, 11, 1, 9, tzinfo=UTC).timestamp()
+    assert [each.age(nine) for each in found] == [7200, 3600, 0]
+
+
 def test_stray_markers_go_when_they_are_old(records: Records, clock: Clock) -> None:
-    records.objects.put("waiting/own/gone", f"{clock.time} x".encode())
-    records.forget_marker("waiting/own/gone")
+    marker = f"waiting/own/{SINCE}~gone"
+    records.objects.put(marker, f"{clock.time} x".encode())
+    records.forget_marker(marker)
     assert markers(records) == ["waiting/own/gone"]
     clock.time += MARKER_GRACE + 1
-    records.forget_marker("waiting/own/gone")
+    records.forget_marker(marker)
     assert markers(records) == []

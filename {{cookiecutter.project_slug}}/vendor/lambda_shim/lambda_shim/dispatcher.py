@@ -29,6 +29,7 @@ from lambda_shim.records import (
     WAITING,
     DeadLetterRecord,
     Records,
+    Waiting,
     _Keep,
     changed,
     parked,
@@ -149,6 +150,7 @@ class Dispatcher:
             self.task_changed(event["detail"])
             return {"launched": self._launch_what_waits()}
         self.sweep()
+        self._measure()
         return {"launched": self._launch_what_waits()}
 
     # -- messages
@@ -255,6 +257,19 @@ class Dispatcher:
         for key in list(self.records.running()):
             self._sweep_running(key)
 
+    def _measure(self) -> None:
+        """What alarms and dashboards watch: how much lies in the store, and for how long."""
+        waiting = [each for pool in self.sources.pools for each in self.records.waiting(pool)]
+        running = sum(1 for _ in self.records.running())
+        total = len(list(self.records.keys()))
+        now = self.clock()
+        _emit_metrics(
+            WaitingRecords=len(waiting),
+            RunningRecords=running,
+            DeadLetterRecords=max(0, total - len(waiting) - running),
+            OldestWaitingRecord=int(max((each.age(now) for each in waiting), default=0)),
+        )
+
     def _sweep_running(self, key: str) -> None:
         def expire(record: DeadLetterRecord | None) -> DeadLetterRecord | _Keep:
             if record is None or record.state != RUNNING or record.lease is None:
@@ -285,20 +300,21 @@ class Dispatcher:
         for pool in self.sources.pools:
             if self.budget.refusal(budget) is not None:
                 break
-            for key in self.records.waiting(pool):
+            for waiting in self.records.waiting(pool):
                 if (why := self.budget.refusal(budget)) is not None:
                     log.info("not launched: %s", why)
                     return launched
-                if key in on_their_way:
+                if waiting.key in on_their_way:
                     continue
-                launched += self._launch(key, pool)
+                launched += self._launch(waiting, pool)
                 budget = self.budget.read()
         return launched
 
-    def _launch(self, key: str, pool: str) -> bool:
+    def _launch(self, waiting: Waiting, pool: str) -> bool:
+        key = waiting.key
         record = self.records.get(key)
         if record is None or record.state != WAITING:
-            self.records.forget_marker(f"waiting/{pool}/{key}")
+            self.records.forget_marker(waiting.marker)
             return False
         launch = Launch(f"{key}.{record.launches + 1}", key, pool)
         if (why := self.budget.book(launch.id, key, pool)) is not None:
@@ -320,7 +336,7 @@ class Dispatcher:
             arn = self.launcher.launch(launch)
         except LaunchRefused as refused:
             log.error("launch refused: %s", refused, extra={"message_id": launch.key})
-            _emit_metric("FailedLaunches")
+            _emit_metrics(FailedLaunches=1)
             why = str(refused)
 
             def note(record: DeadLetterRecord | None) -> DeadLetterRecord | _Keep:
@@ -334,7 +350,7 @@ class Dispatcher:
         except Exception:
             # There may be a task or not: the sweep asks again, under the same token.
             log.exception("launch without an answer", extra={"message_id": launch.key})
-            _emit_metric("FailedLaunches")
+            _emit_metrics(FailedLaunches=1)
             return False
         self.budget.started(launch.id, arn)
         log.info("launched %s", arn, extra={"message_id": launch.key})
@@ -375,19 +391,22 @@ def _dead_letter(message: dict[str, Any], context: object) -> DeadLetterRecord:
     )
 
 
-def _emit_metric(name: str) -> None:
-    """One count, in CloudWatch's embedded metric format."""
+def _emit_metrics(**values: int) -> None:
+    """One line in CloudWatch's embedded metric format; counts, and ages in seconds."""
     import json
 
     directive = {
         "Namespace": "LambdaService",
         "Dimensions": [["FunctionName"]],
-        "Metrics": [{"Name": name, "Unit": "Count"}],
+        "Metrics": [
+            {"Name": name, "Unit": "Seconds" if name.startswith("Oldest") else "Count"}
+            for name in values
+        ],
     }
     line = {
         "_aws": {"Timestamp": int(time() * 1000), "CloudWatchMetrics": [directive]},
         "FunctionName": dead_letters.function_identity(None)[0].rpartition(":")[0],
-        name: 1,
+        **values,
     }
     print(json.dumps(line, separators=(",", ":")), flush=True)
 

@@ -154,7 +154,7 @@ def interpreter(found: Mapping[str, Any]) -> str:
     configuration = found["Configuration"]
     if configuration.get("PackageType") == "Image" or "ImageUri" in found.get("Code", {}):
         raise NotRunnable(dead_letters.IMAGE_FUNCTION, "the function is a container image")
-    runtime = configuration.get("Runtime", "")
+    runtime: str = configuration.get("Runtime", "")
     if not re.fullmatch(r"python3\.\d+", runtime):
         raise NotRunnable(dead_letters.NOT_RUNNABLE, f"its runtime is {runtime or 'not named'}")
     here = ARCHITECTURES.get(platform.machine().lower(), platform.machine())
@@ -212,8 +212,11 @@ def _call(
     with open(event_path, "w", encoding="utf-8") as file:
         json.dump(call, file)
     child = os.path.join(os.path.dirname(os.path.abspath(__file__)), "foreign_child.py")
+    with open(child, encoding="utf-8") as file:
+        code = file.read()
     process = subprocess.Popen(
-        [python, "-P", child, event_path],
+        # As a string, not by its path: the directory it lies in is none of the function's.
+        [python, "-c", code, event_path],
         cwd=task,
         env=environment(configuration, task, layers, os.environ),
         stdin=subprocess.DEVNULL,

@@ -1,14 +1,17 @@
 """The process of another service's function: imports its handler and calls it once.
 
-Runs by path, under the function's own interpreter: nothing but the standard library, and nothing of
-this package, is imported.
+Runs under the function's own interpreter, which may be older: nothing but the standard library, and
+nothing of this package, is imported.
 """
+
+from __future__ import annotations
 
 import importlib
 import json
 import os
 import sys
 import traceback
+from typing import Any
 
 # "No limit of time" for code that asks: a year, in milliseconds.
 REMAINING = 365 * 86_400 * 1000
@@ -17,7 +20,7 @@ REMAINING = 365 * 86_400 * 1000
 class LambdaContext:
     """What the handler is given beside the event."""
 
-    def __init__(self, call):  # type: ignore[no-untyped-def]
+    def __init__(self, call: dict[str, Any]) -> None:
         self.aws_request_id = call["request_id"]
         self.function_name = os.environ["AWS_LAMBDA_FUNCTION_NAME"]
         self.function_version = os.environ["AWS_LAMBDA_FUNCTION_VERSION"]
@@ -28,12 +31,12 @@ class LambdaContext:
         self.identity = None
         self.client_context = None
 
-    def get_remaining_time_in_millis(self):  # type: ignore[no-untyped-def]
+    def get_remaining_time_in_millis(self) -> int:
         """Milliseconds."""
         return REMAINING
 
 
-def main(path):  # type: ignore[no-untyped-def]
+def main(path: str) -> None:
     """Read the call from this file; write what became of it where the call says."""
     with open(path, encoding="utf-8") as file:
         call = json.load(file)

@@ -20,7 +20,7 @@ class Conflict(Exception):
 
 
 class Objects(Protocol):
-    """A store of objects. Keys look like paths: ``m1.json``, ``waiting/own/m1``.
+    """A store of objects. Keys look like paths: ``m1.json``, ``running/m1``.
 
     Whatever else goes wrong (no network, no permission, disk full) is raised as the library below
     raises it; then the write may have happened or not.

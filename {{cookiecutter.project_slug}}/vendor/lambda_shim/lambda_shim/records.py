@@ -4,8 +4,8 @@ A record is *parked* (for a person), *waiting* for the overflow runner, or *runn
 completed run removes it. In the store lie
 
 - ``<key>.json``: the record; the key is SQS's message id, the same for every delivery.
-- ``waiting/<pool>/<key>``, ``running/<key>``: markers, so that a few open records are found among
-  thousands of parked ones without reading them.
+- ``waiting/<pool>/<first failed>~<key>``, ``running/<key>``: markers, so that a few open records
+  are found among thousands of parked ones, the oldest first, without reading any.
 
 Invariants:
 
@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from os import environ
 from time import time
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -148,6 +148,30 @@ class RecordStore(Protocol):
     def put(self, record: DeadLetterRecord) -> object: ...
 
 
+class Waiting(NamedTuple):
+    """A marker of a waiting record.
+
+    Attributes:
+        key: the record's.
+        since: when its message failed first, UTC, as 17 digits from year to millisecond.
+        marker: the marker's own key.
+    """
+
+    key: str
+    since: str
+    marker: str
+
+    def age(self, now: float) -> float:
+        """Seconds since its message failed first."""
+        from datetime import UTC, datetime
+
+        try:
+            first = datetime.strptime(self.since, "%Y%m%d%H%M%S%f").replace(tzinfo=UTC)
+        except ValueError:
+            return 0.0
+        return max(0.0, now - first.timestamp())
+
+
 class LeaseLost(Exception):
     """The record is somebody else's by now, or gone."""
 
@@ -255,9 +279,13 @@ class Records:
         """All records, the oldest first."""
         return sorted(self, key=lambda record: record.parked_at)
 
-    def waiting(self, pool: str = OWN) -> Iterator[str]:
-        """Keys of the records that wait for a runner of this pool; some may be no longer waiting."""
-        return self.objects.list(f"waiting/{pool}/")
+    def waiting(self, pool: str = OWN) -> Iterator[Waiting]:
+        """The records that wait for a runner of this pool, the oldest first; some may be no longer
+        waiting."""
+        folder = f"waiting/{pool}/"
+        for name in self.objects.list(folder):
+            since, _, key = name.partition("~")
+            yield Waiting(key, since, folder + name)
 
     def running(self) -> Iterator[str]:
         """Keys of the records that are being run; some may be no longer so."""
@@ -474,7 +502,10 @@ def _marker(record: DeadLetterRecord | None) -> str | None:
     if record is None or record.state == PARKED:
         return None
     if record.state == WAITING:
-        return f"waiting/{record.pool}/{record.key}"
+        # Since `put` has set it, the time of the first failure stays what it is.
+        first = record.first_failed_at or record.parked_at
+        since = "".join(c for c in first[:23] if c in "0123456789")
+        return f"waiting/{record.pool}/{since}~{record.key}"
     return f"running/{record.key}"
 
 

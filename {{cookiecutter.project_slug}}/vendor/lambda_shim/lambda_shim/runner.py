@@ -308,28 +308,32 @@ class Runner:
         """Run this record and then others that wait; returns the exit status."""
         until = monotonic() + self.settings.drain
         self._take(key)
-        while not self.stopping and self._circuit != OPEN and monotonic() < until:
-            if not self._take_any():
-                break
+        self._drain(until)
         return 1 if self._failed else 0
 
-    def _take_any(self) -> bool:
-        """Run one record that waits, if there is one. Runners begin in different places."""
-        from random import randrange
+    def _drain(self, until: float) -> None:
+        """Run what waits, the oldest first, until nothing is left that was not tried before."""
+        while True:
+            waiting = [
+                each for each in self.records.waiting(self.pool) if each.key not in self._seen
+            ]
+            if not waiting:
+                return
+            for each in waiting:
+                if self.stopping or self._circuit == OPEN or monotonic() >= until:
+                    return
+                self._take(each.key, each.marker)
 
-        keys = [key for key in self.records.waiting(self.pool) if key not in self._seen]
-        start = randrange(len(keys)) if keys else 0
-        return any(self._take(key) for key in keys[start:] + keys[:start])
-
-    def _take(self, key: str) -> bool:
+    def _take(self, key: str, marker: str | None = None) -> None:
         """Run a record, unless it is not, or no longer, to be had."""
         if self.stopping:
-            return False
+            return
         self._seen.add(key)
         claimed = self.records.claim(key, self.launch, self.settings.lease)
         if claimed is None:
-            self.records.forget_marker(f"waiting/{self.pool}/{key}")
-            return False
+            if marker is not None:
+                self.records.forget_marker(marker)
+            return
         record, owner = claimed
         self._lost = False
         self._run = run = Run(record)
@@ -342,7 +346,6 @@ class Runner:
             self._run = None
             _current[0] = None
             beat.stop()
-        return True
 
     def _try(self, record: DeadLetterRecord, run: Run) -> BaseException | None:
         """Run the job, again after each Retry; returns what it raised in the end."""
