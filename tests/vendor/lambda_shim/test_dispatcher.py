@@ -135,6 +135,27 @@ def test_no_more_tasks_at_once_than_permitted() -> None:
     assert len(overflow.launches()) == 3
 
 
+def test_two_dispatchers_at_once_spend_one_budget() -> None:
+    """Both have seen a free place; the second finds it taken when it books."""
+    overflow = Overflow(tasks=1)
+    rival = Dispatcher(
+        Records(overflow.store.objects, overflow.clock),
+        overflow.launcher,
+        overflow.limits,
+        clock=overflow.clock,
+    )
+
+    def overtake(operation: str, key: str) -> None:
+        if (operation, key) == ("put", "overflow/budget.json"):
+            overflow.store.before = lambda operation, key: None
+            rival(dead_event("b"))
+
+    overflow.store.before = overtake
+    overflow.dispatch(dead_event("a"))
+    assert len(overflow.launches()) == 1
+    assert len(overflow.dispatch.budget.read().tasks) == 1
+
+
 def test_no_more_launches_an_hour_than_permitted() -> None:
     overflow = Overflow(tasks=100, launches=3, failures=100)
     overflow.dispatch(dead_event(*"abcdef"))

@@ -199,6 +199,29 @@ def test_a_change_that_lost_the_race_is_decided_anew() -> None:
     assert lease.task == "rival"
 
 
+def test_a_completion_overtaken_by_the_next_holder_removes_nothing() -> None:
+    """Between the look at the lease and the removal, the record became somebody else's."""
+    store = Breakable(MemoryObjects())
+    records = Records(store)
+    rival = Records(store.objects)
+    records.put(waiting())
+    claimed = records.claim("m1", "launch-1", 60)
+    assert claimed is not None
+
+    def overtake(operation: str, key: str) -> None:
+        if (operation, key) == ("delete", "m1.json"):
+            store.before = lambda operation, key: None
+            rival.release("m1", claimed[1], "ran out")
+            assert rival.claim("m1", "rival", 60) is not None
+
+    store.before = overtake
+    with pytest.raises(LeaseLost):
+        records.complete("m1", claimed[1])
+    lease = get(records).lease
+    assert lease is not None
+    assert lease.task == "rival"
+
+
 def test_who_is_always_overtaken_gives_up() -> None:
     store = Breakable(MemoryObjects())
     records = Records(store)
