@@ -148,7 +148,7 @@ def test_two_dispatchers_at_once_spend_one_budget() -> None:
     def overtake(operation: str, key: str) -> None:
         if (operation, key) == ("put", "overflow/budget.json"):
             overflow.store.before = lambda operation, key: None
-            rival(dead_event("b"))
+            rival(dead_event("0"))  # ahead of a, by its key
 
     overflow.store.before = overtake
     overflow.dispatch(dead_event("a"))
