@@ -209,6 +209,19 @@ def test_the_circuit_opens_when_runs_keep_failing_the_same_way() -> None:
     assert overflow.dispatch.budget.circuit() == "closed"
 
 
+def test_a_task_that_is_busy_for_hours_does_not_keep_the_circuit_from_its_trial() -> None:
+    overflow = Overflow(tasks=3, failures=1, cool_down=900)
+    overflow.dispatch(dead_event(*"ab"))
+    assert overflow.records.claim("a", "a.1", 100_000) is not None
+    overflow.fail_run("b", "b.1")
+    overflow.dispatch(stopped_event("b.1"))
+    overflow.clock.time += 901
+    overflow.dispatch(dead_event("c"))
+    assert overflow.launches() == ["a.1", "b.1", "b.2"]
+    overflow.dispatch(dead_event("d"))
+    assert len(overflow.launches()) == 3
+
+
 def test_failures_of_several_kinds_do_not_open_the_circuit() -> None:
     overflow = Overflow(failures=3)
     budget = overflow.dispatch.budget

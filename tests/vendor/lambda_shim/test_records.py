@@ -173,6 +173,16 @@ def test_a_second_parking_goes_on_with_the_history(records: Records) -> None:
     assert [event.detail.split(":")[0] for event in record.history] == ["malformed", "rejected"]
 
 
+def test_a_first_failure_is_put_down_without_a_look() -> None:
+    """One write for what is parked, a marker and a write for what waits, and no read."""
+    store = Breakable(MemoryObjects())
+    done: list[str] = []
+    store.before = lambda operation, key: done.append(operation)
+    Records(store).put(dead_letter("parked"))
+    Records(store).put(waiting("waiting"))
+    assert done == ["put", "put", "put"]
+
+
 def test_the_history_is_bounded(records: Records) -> None:
     record = dead_letter()
     for number in range(HISTORY_MOST + 10):

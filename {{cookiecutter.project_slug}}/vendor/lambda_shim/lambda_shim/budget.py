@@ -134,9 +134,13 @@ class LaunchBudget:
         circuit = self.circuit(budget)
         if circuit == OPEN:
             return f"the circuit is open: {budget.signature}"
-        most = 1 if circuit == HALF_OPEN else self.limits.tasks
-        if len(budget.tasks) >= most:
-            return f"{len(budget.tasks)} tasks at once, of {most}"
+        if circuit == HALF_OPEN and budget.opened_at is not None:
+            # Tasks from before may be busy for hours yet: they are no trial.
+            since = budget.opened_at + self.limits.cool_down
+            if any(task.booked_at >= since for task in budget.tasks.values()):
+                return f"the circuit is half-open, one task tries: {budget.signature}"
+        if len(budget.tasks) >= self.limits.tasks:
+            return f"{len(budget.tasks)} tasks at once, of {self.limits.tasks}"
         recent = [at for at in budget.launched_at if at > now - HOUR]
         if len(recent) >= self.limits.launches:
             return f"{len(recent)} launches within an hour, of {self.limits.launches}"

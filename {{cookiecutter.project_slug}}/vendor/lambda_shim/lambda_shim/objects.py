@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any, Protocol
 
 # The version of what is not there.
@@ -150,13 +151,16 @@ class S3Objects:
         self.bucket = bucket
         self.prefix = prefix
         self._client: Any = None
+        self._lock = Lock()
 
     def _s3(self) -> Any:
-        if self._client is None:
-            import boto3
+        # A client may be used by several threads, but boto3 does not make two at once.
+        with self._lock:
+            if self._client is None:
+                import boto3
 
-            self._client = boto3.client("s3")
-        return self._client
+                self._client = boto3.client("s3")
+            return self._client
 
     def get(self, key: str) -> tuple[bytes, str] | None:
         s3 = self._s3()
@@ -170,8 +174,8 @@ class S3Objects:
         condition = {} if version is None else {"IfMatch": version}
         if version == ABSENT:
             condition = {"IfNoneMatch": "*"}
-        with _conflicts(key):
-            try:
+        try:
+            with _conflicts(key):
                 answer = self._s3().put_object(
                     Bucket=self.bucket,
                     Key=self.prefix + key,
@@ -179,13 +183,13 @@ class S3Objects:
                     ContentType="application/json",
                     **condition,
                 )
-            except Exception:
-                # boto3 sends a request again whose answer was lost. If the first one had arrived,
-                # the second meets the object that it wrote itself.
-                found = self.get(key) if version is not None else None
-                if found is None or found[0] != data:
-                    raise
-                return found[1]
+        except Conflict:
+            # boto3 sends a request again whose answer was lost. If the first one had arrived, the
+            # second meets the object that it wrote itself.
+            found = self.get(key)
+            if found is None or found[0] != data:
+                raise
+            return found[1]
         etag: str = answer["ETag"]
         return etag
 

@@ -301,8 +301,9 @@ class Records:
         goes on.
         """
 
+        detail = f"{record.reason}: {record.error}"
+
         def change(old: DeadLetterRecord | None) -> DeadLetterRecord | _Keep:
-            detail = f"{record.reason}: {record.error}"
             if old is None:
                 new = inherit(record)
                 first = new.first_failed_at or new.parked_at
@@ -320,9 +321,17 @@ class Records:
             )
             return changed(new, record.state, detail)
 
-        stored = self.update(record.key, change)
-        assert stored is not None
-        return stored
+        # Mostly there is none yet: written without a look, it is half the requests, and the
+        # function needs no permission to read.
+        new = change(None)
+        assert isinstance(new, DeadLetterRecord)
+        try:
+            self._swap(record.key, None, ABSENT, new)
+        except Conflict:
+            stored = self.update(record.key, change)
+            assert stored is not None
+            return stored
+        return new
 
     def update(
         self,

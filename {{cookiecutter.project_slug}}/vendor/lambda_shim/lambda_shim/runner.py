@@ -257,6 +257,7 @@ class Runner:
         self._in_job = False  # a signal may raise
         self._stopping_at: float | None = None  # on monotonic's clock, from SIGTERM on
         self._lost = False
+        self._listening = False
         self._circuit = CLOSED
         self._failed = False
         self._seen: set[str] = set()
@@ -268,6 +269,7 @@ class Runner:
         signal.signal(signal.SIGTERM, self._on_term)
         signal.signal(signal.SIGUSR1, self._on_lost)
         signal.signal(signal.SIGALRM, self._on_alarm)
+        self._listening = True
 
     def _on_term(self, _signal: int, _frame: object) -> None:
         if self._stopping_at is not None:
@@ -293,6 +295,8 @@ class Runner:
     def _lose(self) -> None:
         """Called by the heartbeat's thread."""
         self._lost = True
+        if not self._listening:  # unheard, the signal would end the process
+            return
         main = threading.main_thread().ident
         assert main is not None
         signal.pthread_kill(main, signal.SIGUSR1)
