@@ -23,7 +23,7 @@ from lambda_shim.records import (
     Records,
     inherit,
 )
-from lambda_shim.sqs import Entry, Refused
+from lambda_shim.sqs import Entry, Refused, queue_of
 
 from .stores import MemoryObjects, dead_letter
 from .support import FailureQueue, LambdaContext, Stores, decode, event, order, record
@@ -295,6 +295,34 @@ def test_where_the_history_does_not_fit_the_message_goes_without(given: DeadLett
 
 def test_a_fifo_message_keeps_its_group() -> None:
     assert entry_of(dead_letter(attributes={"MessageGroupId": "g"})).group_id == "g"
+
+
+@pytest.mark.usefixtures("aws")
+def test_a_fifo_queue_does_not_take_a_redriven_message_for_the_one_that_failed() -> None:
+    """Within five minutes, a queue that deduplicates by content would drop it, and it were lost."""
+    sqs = boto3.client("sqs")
+    fifo = {"FifoQueue": "true", "ContentBasedDeduplication": "true"}
+    url = sqs.create_queue(QueueName="orders.fifo", Attributes=fifo)["QueueUrl"]
+    arn = "arn:aws:sqs:eu-central-1:123456789012:orders.fifo"
+    # It stays in the queue here, since moto forgets the ids of what was deleted; SQS does not.
+    first = sqs.send_message(QueueUrl=url, MessageBody="one", MessageGroupId="g")
+
+    def held() -> int:
+        wanted = ["ApproximateNumberOfMessages"]
+        found = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=wanted)["Attributes"]
+        return int(found[wanted[0]])
+
+    desk = Desk(MemoryObjects())
+    given = dead_letter(
+        first["MessageId"], body="one", source=arn, attributes={"MessageGroupId": "g"}
+    )
+    desk.records.put(given)
+    assert dead_letters_cli.main(["redrive", "--all"], Tools(desk.records, queue_of)) == 0
+    assert held() == 2
+    # Interrupted before the record was removed, and resumed: no third one.
+    desk.records.put(given)
+    assert dead_letters_cli.main(["redrive", "--all"], Tools(desk.records, queue_of)) == 0
+    assert held() == 2
 
 
 def test_parked_records_are_handed_to_the_runner(varied: Desk) -> None:

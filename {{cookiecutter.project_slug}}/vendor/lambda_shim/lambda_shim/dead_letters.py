@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -134,6 +135,11 @@ def entry_of(record: DeadLetterRecord) -> Entry:
         HISTORY_ATTRIBUTE: {"stringValue": text, "dataType": "String"},
     }
     entry = Entry(record.body, record.attributes.get("MessageGroupId"), with_history)
+    if record.source.endswith(".fifo"):
+        # By its content the queue would take it for the message that failed a minute ago, and drop
+        # it. Stable, so that an interrupted redrive that is resumed sends nothing twice.
+        parking = f"{record.key} {record.parked_at}"
+        entry = entry._replace(deduplication_id=sha256(parking.encode()).hexdigest())
     if len(with_history) > ATTRIBUTES_MOST or _size(entry) > BATCH_BYTES:
         entry = entry._replace(attributes=attributes)
     return entry

@@ -17,11 +17,14 @@ class Entry(NamedTuple):
             delivered in order. 1 to 128 letters, digits and punctuation.
         attributes: message attributes, in the shape of the Lambda event: by name, ``stringValue``
             or (in base64) ``binaryValue``, and ``dataType``. At most 10.
+        deduplication_id: of a FIFO queue's message; None leaves it to the queue, which then takes
+            a hash of the body, and drops what it has seen within five minutes.
     """
 
     body: str
     group_id: str | None = None
     attributes: Mapping[str, Mapping[str, Any]] | None = None
+    deduplication_id: str | None = None
 
 
 class Refused(NamedTuple):
@@ -79,6 +82,8 @@ def _request(number: int, entry: Entry) -> dict[str, Any]:
     request: dict[str, Any] = {"Id": str(number), "MessageBody": entry.body}
     if entry.group_id is not None:
         request["MessageGroupId"] = entry.group_id
+    if entry.deduplication_id is not None:
+        request["MessageDeduplicationId"] = entry.deduplication_id
     if entry.attributes:
         request["MessageAttributes"] = {
             name: _attribute(value) for name, value in entry.attributes.items()
