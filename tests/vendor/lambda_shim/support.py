@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from lambda_shim.messages import decoder
 from lambda_shim.records import DeadLetterRecord
+from lambda_shim.sqs import Entry, Refused
 
 MAX_RECEIVE_COUNT = 3
 
@@ -105,6 +107,23 @@ class MemoryLedger:
         return self.held.pop(key, None) is not None
 
 
+class FailureQueue:
+    """Remembers what was sent to it."""
+
+    def __init__(self) -> None:
+        self.bodies: list[str] = []
+        self.fails: Exception | None = None
+        self.refuses = False
+
+    def send_entries(self, entries: Sequence[Entry]) -> list[Refused]:
+        if self.fails is not None:
+            raise self.fails
+        if self.refuses:
+            return [Refused(0, False, "InternalError", "try again")]
+        self.bodies += [entry.body for entry in entries]
+        return []
+
+
 class Stores:
     """Wiring, record store and queue in one; remembers what it was asked."""
 
@@ -116,6 +135,7 @@ class Stores:
         self.visibility: list[tuple[str, float]] = []
         self.ledger = MemoryLedger()
         self.refuses = False
+        self.failure_queue: FailureQueue | None = None
 
     @property
     def records(self) -> Stores:

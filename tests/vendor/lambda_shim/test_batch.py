@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from lambda_shim.batch import SqsHandler
 from lambda_shim.contract import Context, DeadlineReached, NeedsMoreTime, Reject, Retry
+from lambda_shim.pointers import pointed, pointer
 
 from .support import (
     MAX_RECEIVE_COUNT,
+    FailureQueue,
     LambdaContext,
     Order,
     Stores,
@@ -290,3 +292,119 @@ def test_success_prints_nothing(
 ) -> None:
     worker(event(order("nothing")), LambdaContext(60))
     assert capsys.readouterr().out == ""
+
+
+# -- overflow
+
+OVERFLOW_TABLE = [
+    ("needs more time", order("needs more time"), "needs_more_time"),
+    ("needs more time, last delivery", order("needs more time", attempt=LAST), "needs_more_time"),
+    ("deadline", order("sleep"), "deadline"),
+    ("deadline, last delivery", order("sleep", attempt=LAST), "deadline"),
+]
+
+
+@pytest.fixture
+def failure_queue(stores: Stores) -> FailureQueue:
+    stores.failure_queue = FailureQueue()
+    return stores.failure_queue
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [row[1:] for row in OVERFLOW_TABLE],
+    ids=[row[0] for row in OVERFLOW_TABLE],
+)
+def test_with_overflow_what_takes_too_long_is_handed_over_at_once(
+    given: dict[str, Any],
+    reason: str,
+    worker: SqsHandler[None, Order],
+    stores: Stores,
+    failure_queue: FailureQueue,
+) -> None:
+    assert failed(worker(event(given), LambdaContext(0.3))) == []
+    (handed,) = stores.parked
+    assert (handed.state, handed.reason, handed.body) == ("waiting", reason, given["body"])
+    assert [pointed(body) for body in failure_queue.bodies] == ["m0"]
+
+
+@pytest.mark.parametrize(
+    ("given", "returned", "reason"),
+    [row[1:] for row in TABLE if row[0] != "needs more time"],
+    ids=[row[0] for row in TABLE if row[0] != "needs more time"],
+)
+def test_with_overflow_everything_else_is_as_without(
+    given: dict[str, Any],
+    returned: bool,
+    reason: str | None,
+    worker: SqsHandler[None, Order],
+    stores: Stores,
+    failure_queue: FailureQueue,
+) -> None:
+    assert failed(worker(event(given), LambdaContext(60))) == (["m0"] if returned else [])
+    states = [(parked.state, parked.reason) for parked in stores.parked]
+    assert states == ([("parked", reason)] if reason else [])
+    assert failure_queue.bodies == []
+
+
+def test_at_the_deadline_the_rest_of_the_batch_is_returned(
+    worker: SqsHandler[None, Order], stores: Stores, failure_queue: FailureQueue
+) -> None:
+    batch = event(order("nothing", 0), order("sleep", 1), order("nothing", 2))
+    assert failed(worker(batch, LambdaContext(0.3))) == ["m2"]
+    assert [handed.message_id for handed in stores.parked] == ["m1"]
+
+
+def test_a_message_is_handed_over_without_its_pointer_too(
+    worker: SqsHandler[None, Order], stores: Stores, failure_queue: FailureQueue
+) -> None:
+    failure_queue.fails = OSError("queue unavailable")
+    assert failed(worker(event(order("needs more time", 0)), LambdaContext(60))) == []
+    failure_queue.fails, failure_queue.refuses = None, True
+    assert failed(worker(event(order("needs more time", 1)), LambdaContext(60))) == []
+    assert [handed.state for handed in stores.parked] == ["waiting", "waiting"]
+
+
+def test_a_store_that_refuses_returns_what_was_to_be_handed_over(
+    worker: SqsHandler[None, Order], stores: Stores, failure_queue: FailureQueue
+) -> None:
+    stores.refuses = True
+    assert failed(worker(event(order("needs more time")), LambdaContext(60))) == ["m0"]
+    assert failure_queue.bodies == []
+
+
+def test_nothing_of_a_fifo_queue_is_handed_over(
+    worker: SqsHandler[None, Order], stores: Stores, failure_queue: FailureQueue
+) -> None:
+    worker(event(order("needs more time", group="a")), LambdaContext(60))
+    assert [(parked.state, parked.reason) for parked in stores.parked] == [
+        ("parked", "needs_more_time")
+    ]
+    assert failure_queue.bodies == []
+
+
+def test_what_was_handed_over_is_a_metric(
+    worker: SqsHandler[None, Order],
+    failure_queue: FailureQueue,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    worker(event(order("needs more time", 0), order("reject", 1)), LambdaContext(60))
+    line = json.loads(capsys.readouterr().out)
+    assert (line["OverflowRecords"], line["ParkedRecords"], line["FailedRecords"]) == (1, 1, 0)
+    assert line["FunctionName"] == "orders-worker"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "{}",
+        "[]",
+        '{"$overflow_record": 1}',
+        '{"$overflow_record": "k", "x": 1}',
+        "$overflow_record",
+    ],
+)
+def test_only_a_pointer_points(body: str) -> None:
+    assert pointed(pointer("k")) == "k"
+    assert pointed(body) is None

@@ -2,48 +2,16 @@
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import boto3
 import msgspec
 import pytest
 from lambda_shim.dynamodb_ledger import DynamoDbLedger
-from lambda_shim.records import (
-    DeadLetterRecord,
-    DirectoryStore,
-    S3Store,
-    decode,
-    encode,
-    record_name,
-)
+from lambda_shim.records import DirectoryStore, S3Store, decode, encode, record_name
 from lambda_shim.sqs import Entry, SqsQueue
-from moto import mock_aws
 
-
-def dead_letter(message_id: str = "m1", **changes: Any) -> DeadLetterRecord:
-    fields: dict[str, Any] = {
-        "message_id": message_id,
-        "reason": "rejected",
-        "error": "Reject: über alles",
-        "body": '{"type": "order"}',
-        "attempts": 2,
-        "source": "arn:aws:sqs:eu-central-1:000000000000:orders",
-        "function": "orders-worker:7",
-        "request_id": "request-1",
-        "parked_at": "2026-11-01T06:00:00.000+00:00",
-    }
-    return DeadLetterRecord(**fields | changes)
-
-
-@pytest.fixture
-def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    with mock_aws():
-        yield
+from .stores import dead_letter
 
 
 def test_a_record_survives_the_way_out_and_in() -> None:
@@ -80,9 +48,9 @@ def test_the_s3_store() -> None:
     s3.create_bucket(
         Bucket="records", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}
     )
-    S3Store("records", "dead/").put(dead_letter())
+    stored = S3Store("records", "dead/").put(dead_letter())
     body = s3.get_object(Bucket="records", Key="dead/m1.json")["Body"].read()
-    assert decode(body) == dead_letter()
+    assert decode(body) == stored
 
 
 @pytest.mark.usefixtures("aws")

@@ -18,15 +18,24 @@ returns                deleted                  deleted
 ``Retry``              returned (after …)       parked, ``retries_exhausted``
 other exception        returned                 parked, ``retries_exhausted``
 ``Reject``             parked, ``rejected``     parked, ``rejected``
-``NeedsMoreTime``      parked                   parked, ``needs_more_time``
 malformed message      parked, ``malformed``    parked, ``malformed``
 unknown type           returned                 parked, ``unknown_type``
+with overflow
+``NeedsMoreTime``      handed over              handed over
+deadline reached       handed over              handed over
+without overflow
+``NeedsMoreTime``      parked                   parked, ``needs_more_time``
 deadline reached       returned                 parked, ``deadline``
 =====================  =======================  ===================================
 
 "Parked" is a dead-letter record in the store, after which the message is deleted. If the store
 refuses the record, the message is returned instead: nothing is ever deleted unaccounted for.
 What never reaches this code (kills, crashes, failing imports) is dead-lettered by SQS itself.
+
+Overflow is on where the wiring has a ``failure_queue``, and never for a FIFO queue, whose order it
+would break. "Handed over" is a record that waits for the overflow runner, after which a pointer to
+it is sent to the failure queue, to wake the dispatcher. A pointer that cannot be sent is no harm:
+the dispatcher's sweep finds the record.
 """
 
 from __future__ import annotations
@@ -62,11 +71,15 @@ log = logging.getLogger("lambda_shim")
 GUARD_SHARE = 0.1
 GUARD_MOST = 2.0
 
+# What became of a message that was not done.
+RETURNED, PARKED, OVERFLOW = "returned", "parked", "overflow"
+
 # SQS's limits for ChangeMessageVisibility, in seconds.
 VISIBILITY_MOST = 43_200
 
 
 if TYPE_CHECKING:  # making a Protocol takes as long as handling a hundred records
+    from lambda_shim.fan_out import Outbox
     from lambda_shim.records import RecordStore
 
     class Visibility(Protocol):
@@ -77,7 +90,10 @@ if TYPE_CHECKING:  # making a Protocol takes as long as handling a hundred recor
             ...
 
     class Wiring(Protocol[P_co]):
-        """What a service binds its handler to. Members may be opened lazily."""
+        """What a service binds its handler to. Members may be opened lazily.
+
+        A member ``failure_queue`` (an Outbox) turns overflow on; None, or no such member, is off.
+        """
 
         @property
         def ports(self) -> P_co: ...
@@ -218,7 +234,7 @@ class SqsHandler(Generic[P, M]):
         ports, ledger = wiring.ports, wiring.ledger
         failures: list[dict[str, str]] = []
         blocked: dict[str, float | None] = {}  # FIFO groups that a failure has stopped, until when
-        parked = 0
+        parked = overflowed = 0
         for record in records:
             message_id = record["messageId"]
             attributes = record["attributes"]
@@ -250,16 +266,19 @@ class SqsHandler(Generic[P, M]):
             # The job's own failures and the guard's: whatever it was, this message alone answers
             # for it. KeyboardInterrupt and SystemExit end the process, as they should.
             except (Exception, DeadlineReached) as error:
-                if self._settle(record, context, error, wiring, lambda_context):
+                settled = self._settle(record, context, error, wiring, lambda_context)
+                if settled == PARKED:
                     parked += 1
+                elif settled == OVERFLOW:
+                    overflowed += 1
                 else:
                     failures.append({"itemIdentifier": message_id})
                     # A standard queue's messages may bear a group as well, for fairness only.
                     if group is not None and record["eventSourceARN"].endswith(".fifo"):
                         blocked[group] = error.after if isinstance(error, Retry) else None
         _current[0] = None
-        if failures or parked:
-            _emit_metrics(lambda_context, failed=len(failures), parked=parked)
+        if failures or parked or overflowed:
+            _emit_metrics(lambda_context, len(failures), parked, overflowed)
         return failures
 
     def _settle(
@@ -269,12 +288,16 @@ class SqsHandler(Generic[P, M]):
         error: BaseException,
         wiring: Wiring[P],
         lambda_context: Any,
-    ) -> bool:
-        """Park the message (True) or have it returned (False), by the table above."""
+    ) -> str:
+        """Park the message, hand it over or have it returned, by the table above; says which."""
         from lambda_shim import records as dead_letters
 
         attempt = _attempt(record)
         last = attempt >= wiring.max_receive_count
+        failure_queue: Outbox | None = getattr(wiring, "failure_queue", None)
+        if record.get("eventSourceARN", "").endswith(".fifo"):
+            failure_queue = None
+        hand_over = failure_queue is not None and isinstance(error, NeedsMoreTime | DeadlineReached)
         reason: str | None = None
         match error:
             case MalformedMessage():
@@ -285,11 +308,12 @@ class SqsHandler(Generic[P, M]):
                 reason = dead_letters.NEEDS_MORE_TIME
             case UnknownMessageType() if last:
                 reason = dead_letters.UNKNOWN_TYPE
-            case DeadlineReached() if last:
-                reason = dead_letters.DEADLINE
+            case DeadlineReached():
+                if last or hand_over:
+                    reason = dead_letters.DEADLINE
             case _ if last:
                 reason = dead_letters.RETRIES_EXHAUSTED
-        details = {
+        details: dict[str, Any] = {
             "message_id": record["messageId"],
             "business_id": _business_id(context),
             "attempt": attempt,
@@ -306,16 +330,22 @@ class SqsHandler(Generic[P, M]):
             )
             if isinstance(error, Retry) and error.after is not None:
                 self._delay(record, error.after, wiring)
-            return False
+            return RETURNED
+        dead_letter = _dead_letter(record, context, error, reason, attempt, lambda_context)
+        if hand_over:
+            dead_letter.state = dead_letters.WAITING
         try:
-            wiring.records.put(
-                _dead_letter(record, context, error, reason, attempt, lambda_context)
-            )
+            wiring.records.put(dead_letter)
         except Exception:
-            log.exception("not parked, returned to the queue instead", extra=details)
-            return False
-        log.error("parked: %s: %s", reason, describe(error), extra={**details, "reason": reason})
-        return True
+            log.exception("not put on record, returned to the queue instead", extra=details)
+            return RETURNED
+        details["reason"] = reason
+        if hand_over and failure_queue is not None:
+            log.warning("handed over: %s: %s", reason, describe(error), extra=details)
+            _point(failure_queue, dead_letter.key, details)
+            return OVERFLOW
+        log.error("parked: %s: %s", reason, describe(error), extra=details)
+        return PARKED
 
     def _delay(self, record: dict[str, Any], after: float, wiring: Wiring[P]) -> None:
         """Best effort: without it the message returns after the queue's visibility timeout."""
@@ -328,6 +358,18 @@ class SqsHandler(Generic[P, M]):
                 "visibility not changed; returns after its timeout",
                 extra={"message_id": record["messageId"], "attempt": _attempt(record)},
             )
+
+
+def _point(failure_queue: Outbox, key: str, details: dict[str, Any]) -> None:
+    """Best effort: without a pointer the dispatcher's sweep finds the record."""
+    from lambda_shim.pointers import pointer
+    from lambda_shim.sqs import Entry
+
+    try:
+        if refused := failure_queue.send_entries([Entry(pointer(key))]):
+            log.error("the pointer was refused: %s", refused[0].message, extra=details)
+    except Exception:
+        log.exception("the pointer could not be sent", extra=details)
 
 
 def _remaining(lambda_context: Any) -> float | None:
@@ -380,7 +422,7 @@ def _dead_letter(
     )
 
 
-def _emit_metrics(lambda_context: Any, failed: int, parked: int) -> None:
+def _emit_metrics(lambda_context: Any, failed: int, parked: int, overflowed: int) -> None:
     """One line in CloudWatch's embedded metric format, on stdout.
 
     Batch item failures are no Lambda errors, so alarms need a metric of their own, by version:
@@ -392,7 +434,7 @@ def _emit_metrics(lambda_context: Any, failed: int, parked: int) -> None:
     from lambda_shim.records import function_identity
 
     name, _, version = function_identity(lambda_context)[0].rpartition(":")
-    metrics = [{"Name": n, "Unit": "Count"} for n in ("FailedRecords", "ParkedRecords")]
+    counts = {"FailedRecords": failed, "ParkedRecords": parked, "OverflowRecords": overflowed}
     line = {
         "_aws": {
             "Timestamp": int(time() * 1000),
@@ -400,13 +442,12 @@ def _emit_metrics(lambda_context: Any, failed: int, parked: int) -> None:
                 {
                     "Namespace": "LambdaService",
                     "Dimensions": [["FunctionName"], ["FunctionName", "FunctionVersion"]],
-                    "Metrics": metrics,
+                    "Metrics": [{"Name": name, "Unit": "Count"} for name in counts],
                 }
             ],
         },
         "FunctionName": name,
         "FunctionVersion": version,
-        "FailedRecords": failed,
-        "ParkedRecords": parked,
+        **counts,
     }
     print(json.dumps(line, separators=(",", ":")), flush=True)

@@ -1,6 +1,6 @@
 """An SQS queue over boto3, which is imported at the first call."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 # SendMessageBatch's limits.
@@ -15,10 +15,16 @@ class Entry(NamedTuple):
         body: up to 1 MiB of text.
         group_id: the MessageGroupId, which a FIFO queue demands: messages of one group are
             delivered in order. 1 to 128 letters, digits and punctuation.
+        attributes: message attributes, in the shape of the Lambda event: by name, ``stringValue``
+            or (in base64) ``binaryValue``, and ``dataType``. At most 10.
+        deduplication_id: of a FIFO queue's message; None leaves it to the queue, which then takes
+            a hash of the body, and drops what it has seen within five minutes.
     """
 
     body: str
     group_id: str | None = None
+    attributes: Mapping[str, Mapping[str, Any]] | None = None
+    deduplication_id: str | None = None
 
 
 class Refused(NamedTuple):
@@ -58,11 +64,7 @@ class SqsQueue:
         """
         answer = self._sqs().send_message_batch(
             QueueUrl=self.url,
-            Entries=[
-                {"Id": str(number), "MessageBody": entry.body}
-                | ({} if entry.group_id is None else {"MessageGroupId": entry.group_id})
-                for number, entry in enumerate(entries)
-            ],
+            Entries=[_request(number, entry) for number, entry in enumerate(entries)],
         )
         return [
             Refused(int(f["Id"]), bool(f["SenderFault"]), f["Code"], f.get("Message", ""))
@@ -74,3 +76,41 @@ class SqsQueue:
         self._sqs().change_message_visibility(
             QueueUrl=self.url, ReceiptHandle=receipt, VisibilityTimeout=round(seconds)
         )
+
+
+def _request(number: int, entry: Entry) -> dict[str, Any]:
+    request: dict[str, Any] = {"Id": str(number), "MessageBody": entry.body}
+    if entry.group_id is not None:
+        request["MessageGroupId"] = entry.group_id
+    if entry.deduplication_id is not None:
+        request["MessageDeduplicationId"] = entry.deduplication_id
+    if entry.attributes:
+        request["MessageAttributes"] = {
+            name: _attribute(value) for name, value in entry.attributes.items()
+        }
+    return request
+
+
+def _attribute(value: Mapping[str, Any]) -> dict[str, Any]:
+    attribute: dict[str, Any] = {"DataType": value["dataType"]}
+    if value.get("stringValue") is not None:
+        attribute["StringValue"] = value["stringValue"]
+    if value.get("binaryValue") is not None:
+        from base64 import b64decode
+
+        attribute["BinaryValue"] = b64decode(value["binaryValue"])
+    return attribute
+
+
+def queue_of(arn: str) -> SqsQueue:
+    """The queue with this ARN. Raises ValueError when it is none, and botocore's ClientError."""
+    parts = arn.split(":")
+    if len(parts) != 6 or parts[2] != "sqs":
+        raise ValueError(f"not the ARN of an SQS queue: {arn!r}")
+    import boto3
+
+    sqs = boto3.client("sqs", region_name=parts[3])
+    url = sqs.get_queue_url(QueueName=parts[5], QueueOwnerAWSAccountId=parts[4])["QueueUrl"]
+    queue = SqsQueue(url)
+    queue._client = sqs
+    return queue

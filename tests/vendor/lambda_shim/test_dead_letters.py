@@ -1,0 +1,424 @@
+"""The operator's tools, over every store; and over moto's SQS and S3 as they are on AWS."""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import boto3
+import pytest
+from botocore.stub import Stubber
+from lambda_shim import dead_letters_cli
+from lambda_shim.batch import SqsHandler
+from lambda_shim.dead_letters import entry_of
+from lambda_shim.dead_letters_cli import Tools, age, duration, printable
+from lambda_shim.objects import Objects
+from lambda_shim.pointers import pointed
+from lambda_shim.records import (
+    HISTORY_ATTRIBUTE,
+    PARKED,
+    RUNNING,
+    WAITING,
+    DeadLetterRecord,
+    Records,
+    inherit,
+)
+from lambda_shim.sqs import Entry, Refused, queue_of
+
+from .stores import MemoryObjects, dead_letter
+from .support import FailureQueue, LambdaContext, Stores, decode, event, order, record
+
+ORDERS = "arn:aws:sqs:eu-central-1:000000000000:orders"
+INVOICES = "arn:aws:sqs:eu-central-1:000000000000:invoices"
+
+
+class Queue:
+    """Remembers what was sent, and refuses bodies that say so."""
+
+    def __init__(self) -> None:
+        self.sent: list[Entry] = []
+        self.calls: list[int] = []
+        self.fails_after: int | None = None
+
+    def send_entries(self, entries: Sequence[Entry]) -> list[Refused]:
+        if self.fails_after is not None and len(self.sent) >= self.fails_after:
+            raise KeyboardInterrupt
+        self.calls.append(len(entries))
+        refused = [n for n, entry in enumerate(entries) if "refused" in entry.body]
+        self.sent += [entry for n, entry in enumerate(entries) if n not in refused]
+        return [Refused(n, True, "InvalidMessageContents", "no") for n in refused]
+
+
+class Desk:
+    """An operator's desk: records, queues, and the command line."""
+
+    def __init__(self, objects: Objects) -> None:
+        self.records = Records(objects)
+        self.queues: dict[str, Queue] = {ORDERS: Queue(), INVOICES: Queue()}
+        self.failure_queue = FailureQueue()
+        self.tools = Tools(self.records, self.queues.__getitem__, self.failure_queue)
+
+    def __call__(self, *arguments: str) -> int:
+        return dead_letters_cli.main(arguments, self.tools)
+
+    def put(self, key: str, ago: float = 60, **changes: Any) -> None:
+        at = datetime.now(UTC) - timedelta(seconds=ago)
+        self.records.put(dead_letter(key, parked_at=at.isoformat(), **changes))
+
+    def keys(self) -> list[str]:
+        return list(self.records.keys())
+
+
+@pytest.fixture
+def desk(objects: Objects) -> Desk:
+    return Desk(objects)
+
+
+@pytest.fixture
+def memory() -> Desk:
+    return Desk(MemoryObjects())
+
+
+@pytest.fixture
+def varied(memory: Desk) -> Desk:
+    memory.put("a", ago=30, reason="rejected", business_id="order-1")
+    memory.put(
+        "b", ago=7200, reason="run_failed", error="KeyError: 'iban'", body='{"type": "bill"}'
+    )
+    memory.put(
+        "c", ago=172_800, reason="malformed", error="x", traceback="… in Iban.check", body="}{"
+    )
+    memory.put("d", ago=10, reason="deadline", state=WAITING)
+    memory.put("e", ago=10, reason="deadline", state=WAITING)
+    assert memory.records.claim("e", "e.1", 60) is not None
+    return memory
+
+
+def listed(desk: Desk, capsys: pytest.CaptureFixture[str], *filters: str) -> list[str]:
+    assert desk("ls", "--json", *filters) == 0
+    return sorted(each["message_id"] for each in json.loads(capsys.readouterr().out))
+
+
+@pytest.mark.parametrize(
+    ("filters", "keys"),
+    [
+        ([], "abcde"),
+        (["--reason", "rejected"], "a"),
+        (["--reason", "rejected", "--reason", "malformed"], "ac"),
+        (["--state", "waiting"], "d"),
+        (["--state", "parked"], "abc"),
+        (["--older-than", "1h"], "bc"),
+        (["--older-than", "1h", "--newer-than", "1d"], "b"),
+        (["--type", "bill"], "b"),
+        (["--type", "order"], "ade"),
+        (["--error", "iban"], "bc"),
+        (["--business-id", "order-1"], "a"),
+        (["b", "nothing"], "b"),
+        (["--limit", "1"], "c"),
+    ],
+)
+def test_filters(
+    filters: list[str], keys: str, varied: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert listed(varied, capsys, *filters) == list(keys)
+
+
+def test_the_table_shows_what_an_operator_asks_first(
+    varied: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert varied("ls") == 0
+    head, oldest, *_ = capsys.readouterr().out.splitlines()
+    assert head.split()[:5] == ["KEY", "STATE", "REASON", "ATTEMPTS", "AGE"]
+    assert oldest.split() == ["c", "parked", "malformed", "2", "2d", "-", "x"]
+
+
+def test_an_empty_store_says_so(memory: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    assert memory("ls") == 0
+    assert capsys.readouterr().out == "no records\n"
+
+
+def test_show_tells_everything(varied: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    assert varied("show", "b") == 0
+    out = capsys.readouterr().out
+    for text in ("KeyError: 'iban'", '{"type": "bill"}', "run_failed", "history"):
+        assert text in out
+    assert varied("show", "--json", "b") == 0
+    assert json.loads(capsys.readouterr().out)["reason"] == "run_failed"
+    assert varied("show", "nothing") == 1
+
+
+def test_what_a_message_holds_does_not_reach_the_terminal_as_control_characters() -> None:
+    assert printable("\x1b[31mred\x07\r\nnext") == "�[31mred�� next"
+    assert printable("a\n\tb", lines=True) == "a\n\tb"
+
+
+def test_redriven_messages_are_sent_and_their_records_gone(desk: Desk) -> None:
+    desk.put("a", body="one")
+    desk.put("b", body="two", source=INVOICES)
+    desk.put("c", body="three", reason="malformed")
+    assert desk("redrive", "--reason", "rejected") == 0
+    assert [entry.body for entry in desk.queues[ORDERS].sent] == ["one"]
+    assert [entry.body for entry in desk.queues[INVOICES].sent] == ["two"]
+    assert desk.keys() == ["c"]
+
+
+def test_a_dry_run_changes_nothing(varied: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    for command, count in (("redrive", 3), ("park", 1), ("purge", 3)):
+        assert varied(command, "--all", "--dry-run") == 0
+        assert f"{count} would be" in capsys.readouterr().out
+    assert varied.keys() == list("abcde")
+    assert varied.queues[ORDERS].sent == []
+    assert varied("purge", "--all", "--dry-run", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["done"] == ["a", "b", "c"]
+
+
+def test_what_is_open_is_not_redriven(varied: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    assert varied("redrive", "--all", "--json") == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told == {
+        "done": ["a", "b", "c"],
+        "left": {"d": "it is waiting", "e": "it is running"},
+    }
+    assert varied.keys() == ["d", "e"]
+
+
+def test_without_a_filter_nothing_is_changed_by_mistake(varied: Desk) -> None:
+    for command in ("redrive", "park", "purge"):
+        with pytest.raises(SystemExit) as stopped:
+            varied(command)
+        assert stopped.value.code == 2
+    assert varied.keys() == list("abcde")
+
+
+def test_a_refused_message_stays(memory: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    memory.put("a", body="one")
+    memory.put("b", body="refused")
+    memory.put("c", source="arn:aws:sqs:eu-central-1:000000000000:unknown")
+    assert memory("redrive", "--all", "--json") == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["done"] == ["a"]
+    assert told["left"]["b"] == "refused: InvalidMessageContents: no"
+    assert "not sent" in told["left"]["c"]
+    assert memory.keys() == ["b", "c"]
+
+
+def test_an_interrupted_redrive_is_resumed(memory: Desk) -> None:
+    for number in range(25):
+        memory.put(f"m{number:02}", body=str(number))
+    memory.queues[ORDERS].fails_after = 10
+    with pytest.raises(KeyboardInterrupt):
+        memory("redrive", "--all")
+    assert len(memory.keys()) == 15
+    memory.queues[ORDERS].fails_after = None
+    assert memory("redrive", "--all") == 0
+    assert [entry.body for entry in memory.queues[ORDERS].sent] == [str(n) for n in range(25)]
+    assert memory.queues[ORDERS].calls == [10, 10, 5]
+
+
+def test_the_rate_is_kept(memory: Desk) -> None:
+    from lambda_shim.dead_letters import Filter, redrive
+
+    slept: list[float] = []
+    for number in range(12):
+        memory.put(f"m{number:02}")
+    redrive(memory.records, Filter(), memory.tools.queue, rate=5, sleep=slept.append)
+    assert memory.queues[ORDERS].calls == [5, 5, 2]
+    assert slept == [1.0, 1.0, 0.4]
+
+
+def test_a_batch_holds_no_more_than_sqs_takes(memory: Desk) -> None:
+    for number in range(3):
+        memory.put(f"m{number}", body="x" * 600_000)
+    assert memory("redrive", "--all") == 0
+    assert memory.queues[ORDERS].calls == [1, 1, 1]
+
+
+def test_ten_thousand_records_are_redriven(memory: Desk) -> None:
+    for number in range(10_000):
+        memory.records.put(dead_letter(f"m{number:05}", body=str(number)))
+    assert memory("redrive", "--all") == 0
+    assert len({entry.body for entry in memory.queues[ORDERS].sent}) == 10_000
+    assert memory.keys() == []
+
+
+def test_the_history_goes_on_when_a_redriven_message_fails_again(memory: Desk) -> None:
+    given = order("reject", 7)
+    store = Stores()
+    store.put = memory.records.put  # type: ignore[assignment, method-assign]
+
+    def worker(what: dict[str, Any]) -> None:
+        def reject(message: object, context: object) -> None:
+            from lambda_shim.contract import Reject
+
+            raise Reject("still no")
+
+        SqsHandler(decode, reject, lambda: store)(event(what), LambdaContext(60))
+
+    worker(given)
+    first = memory.records.get("m7")
+    assert first is not None
+    memory.queues[first.source] = memory.queues[ORDERS]
+    assert memory("redrive", "--all") == 0
+    (entry,) = memory.queues[ORDERS].sent
+    assert entry.attributes is not None
+    worker(record(entry.body) | {"messageId": "new", "messageAttributes": dict(entry.attributes)})
+    again = memory.records.get("new")
+    assert again is not None
+    assert [each.event for each in again.history] == ["parked", "redriven", "parked"]
+    assert again.first_failed_at == first.first_failed_at
+    assert again.message_attributes == {}
+
+
+def test_an_attribute_of_somebody_else_is_no_history() -> None:
+    attributes = {HISTORY_ATTRIBUTE: {"stringValue": "hello", "dataType": "String"}}
+    given = dead_letter(message_attributes=attributes)
+    assert inherit(given) == given
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        dead_letter(body="x" * 1_048_570),
+        dead_letter(
+            message_attributes={
+                f"a{number}": {"stringValue": "x", "dataType": "String"} for number in range(10)
+            }
+        ),
+    ],
+    ids=["a body of 1 MiB", "ten attributes"],
+)
+def test_where_the_history_does_not_fit_the_message_goes_without(given: DeadLetterRecord) -> None:
+    entry = entry_of(given)
+    assert entry.body == given.body
+    assert entry.attributes == given.message_attributes
+
+
+def test_a_fifo_message_keeps_its_group() -> None:
+    assert entry_of(dead_letter(attributes={"MessageGroupId": "g"})).group_id == "g"
+
+
+@pytest.mark.usefixtures("aws")
+def test_a_fifo_queue_does_not_take_a_redriven_message_for_the_one_that_failed() -> None:
+    """Within five minutes, a queue that deduplicates by content would drop it, and it were lost."""
+    sqs = boto3.client("sqs")
+    fifo = {"FifoQueue": "true", "ContentBasedDeduplication": "true"}
+    url = sqs.create_queue(QueueName="orders.fifo", Attributes=fifo)["QueueUrl"]
+    arn = "arn:aws:sqs:eu-central-1:123456789012:orders.fifo"
+    # It stays in the queue here, since moto forgets the ids of what was deleted; SQS does not.
+    first = sqs.send_message(QueueUrl=url, MessageBody="one", MessageGroupId="g")
+
+    def held() -> int:
+        wanted = ["ApproximateNumberOfMessages"]
+        found = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=wanted)["Attributes"]
+        return int(found[wanted[0]])
+
+    desk = Desk(MemoryObjects())
+    given = dead_letter(
+        first["MessageId"], body="one", source=arn, attributes={"MessageGroupId": "g"}
+    )
+    desk.records.put(given)
+    assert dead_letters_cli.main(["redrive", "--all"], Tools(desk.records, queue_of)) == 0
+    assert held() == 2
+    # Interrupted before the record was removed, and resumed: no third one.
+    desk.records.put(given)
+    assert dead_letters_cli.main(["redrive", "--all"], Tools(desk.records, queue_of)) == 0
+    assert held() == 2
+
+
+def test_parked_records_are_handed_to_the_runner(varied: Desk) -> None:
+    assert varied("redrive", "--reason", "run_failed", "--runner") == 0
+    found = varied.records.get("b")
+    assert found is not None
+    assert (found.state, found.runs) == (WAITING, 0)
+    assert "b" in [each.key for each in varied.records.waiting()]
+    assert [pointed(body) for body in varied.failure_queue.bodies] == ["b"]
+
+
+def test_waiting_records_are_parked_and_running_ones_left(varied: Desk) -> None:
+    assert varied("park", "--reason", "deadline", "--why", "stop the flood") == 1
+    states = {key: varied.records.get(key) for key in "de"}
+    assert states["d"] is not None
+    assert states["e"] is not None
+    assert (states["d"].state, states["d"].reason) == (PARKED, "operator")
+    assert states["d"].error == "stop the flood"
+    assert states["e"].state == RUNNING
+
+
+def test_purging_removes_what_is_parked(desk: Desk) -> None:
+    desk.put("a")
+    desk.put("b", state=WAITING, reason="deadline")
+    assert desk("purge", "--all") == 1
+    assert desk.keys() == ["b"]
+
+
+@pytest.mark.usefixtures("aws")
+def test_on_aws_a_record_goes_back_to_the_queue_it_came_from(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sqs, s3 = boto3.client("sqs"), boto3.client("s3")
+    url = sqs.create_queue(QueueName="orders")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]
+    s3.create_bucket(
+        Bucket="records", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}
+    )
+    monkeypatch.setenv("RECORDS_URL", "s3://records/dead/")
+    from lambda_shim.records import S3Store
+
+    attributes = {
+        "trace": {"stringValue": "abc", "dataType": "String"},
+        "blob": {"binaryValue": "AAEC", "dataType": "Binary"},
+    }
+    S3Store("records", "dead/").put(
+        dead_letter(source=arn["QueueArn"], message_attributes=attributes)
+    )
+    assert dead_letters_cli.main(["redrive", "--all"]) == 0
+    (message,) = sqs.receive_message(QueueUrl=url, MessageAttributeNames=["All"])["Messages"]
+    assert message["Body"] == dead_letter().body
+    sent = message["MessageAttributes"]
+    assert sent["trace"]["StringValue"] == "abc"
+    assert sent["blob"]["BinaryValue"] == b"\x00\x01\x02"
+    assert "rejected" in sent[HISTORY_ATTRIBUTE]["StringValue"]
+    assert dead_letters_cli.main(["ls"]) == 0
+
+
+def test_a_whole_queue_is_moved_by_sqs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sqs = boto3.client(
+        "sqs", region_name="eu-central-1", aws_access_key_id="x", aws_secret_access_key="x"
+    )
+    monkeypatch.setattr(boto3, "client", lambda name: sqs)
+    with Stubber(sqs) as stub:
+        stub.add_response(
+            "start_message_move_task",
+            {"TaskHandle": "handle"},
+            {"SourceArn": f"{ORDERS}-dead", "MaxNumberOfMessagesPerSecond": 50},
+        )
+        assert (
+            dead_letters_cli.main(["redrive", "--whole-queue", f"{ORDERS}-dead", "--rate", "50"])
+            == 0
+        )
+        stub.assert_no_pending_responses()
+    assert "handle" in capsys.readouterr().out
+
+
+def test_durations_and_ages() -> None:
+    assert [duration(text) for text in ("90s", "15m", "2h", "7d")] == [90, 900, 7200, 604_800]
+    assert [age(each) for each in (0, 59, 60, 7200, 200_000)] == ["0s", "59s", "1m", "2h", "2d"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["ls", "--older-than", "soon"], ["redrive", "--all", "--rate", "0"], ["fly"]],
+)
+def test_wrong_calls_are_named(arguments: list[str], memory: Desk) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        memory(*arguments)
+    assert stopped.value.code == 2
+
+
+def test_without_a_store_the_call_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RECORDS_URL", raising=False)
+    with pytest.raises(SystemExit) as stopped:
+        dead_letters_cli.main(["ls"])
+    assert stopped.value.code == 2

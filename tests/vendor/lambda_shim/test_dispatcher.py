@@ -1,0 +1,465 @@
+"""The dispatcher: putting down, launching within the budget, stopped tasks, the sweep."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from lambda_shim.budget import Limits, signature
+from lambda_shim.dispatcher import (
+    ANSWER_MOST,
+    UNKNOWN_MOST,
+    UNKNOWN_TASK,
+    Dispatcher,
+    Launch,
+    Stopped,
+)
+from lambda_shim.records import PARKED, RUNNING, WAITING, DeadLetterRecord, Records
+
+from .overflow import (
+    SOURCE,
+    TICK,
+    Clock,
+    FakeLauncher,
+    dead_event,
+    dead_message,
+    failed,
+    pointer_event,
+    stopped_event,
+)
+from .stores import Breakable, MemoryObjects, dead_letter
+
+
+class Overflow:
+    """A dispatcher with all that it touches."""
+
+    def __init__(self, **limits: Any) -> None:
+        self.clock = Clock()
+        self.store = Breakable(MemoryObjects())
+        self.records = Records(self.store, self.clock)
+        self.launcher = FakeLauncher()
+        self.limits = Limits(**limits)
+        self.dispatch = Dispatcher(self.records, self.launcher, self.limits, clock=self.clock)
+
+    def record(self, key: str) -> DeadLetterRecord:
+        record = self.records.get(key)
+        assert record is not None
+        return record
+
+    def launches(self) -> list[str]:
+        return [launch.id for launch in self.launcher.launches]
+
+    def fail_run(self, key: str, launch: str, error: str = "ValueError: boom") -> None:
+        """What a runner does whose run fails."""
+        claimed = self.records.claim(key, launch, 60)
+        assert claimed is not None
+        self.records.fail(key, claimed[1], self.limits.runs, error)
+        self.dispatch.budget.ran(launch, signature(error))
+
+
+@pytest.fixture
+def overflow() -> Overflow:
+    return Overflow()
+
+
+# -- messages
+
+
+def test_every_message_of_a_batch_is_put_on_record(overflow: Overflow) -> None:
+    assert failed(overflow.dispatch(dead_event("a", "b", "c"))) == []
+    assert sorted(overflow.records.keys()) == ["a", "b", "c"]
+    record = overflow.record("a")
+    assert (record.state, record.reason) == (WAITING, "dead_lettered")
+    assert record.body == dead_message("a")["body"]
+    assert (record.attempts, record.source) == (3, SOURCE)
+    assert record.first_failed_at == "2025-11-01T00:00:00.001+00:00"
+
+
+def test_a_message_of_one_mebibyte_is_launched_by_a_pointer(overflow: Overflow) -> None:
+    body = "x" * 1_048_576
+    overflow.dispatch({"Records": [dead_message("a", body)]})
+    assert overflow.record("a").body == body
+    assert overflow.launcher.launches == [Launch("a.1", "a", "own")]
+
+
+def test_a_pointer_launches_what_waits(overflow: Overflow) -> None:
+    overflow.records.put(dead_letter("a", state=WAITING, reason="deadline"))
+    assert failed(overflow.dispatch(pointer_event("a"))) == []
+    assert overflow.launches() == ["a.1"]
+    assert list(overflow.records.keys()) == ["a"]
+
+
+@pytest.mark.parametrize("key", ["nothing", "../../etc/passwd", ""])
+def test_a_pointer_to_nothing_does_nothing(key: str, overflow: Overflow) -> None:
+    assert failed(overflow.dispatch(pointer_event(key))) == []
+    assert overflow.launches() == []
+
+
+def test_a_duplicate_delivery_changes_and_launches_nothing(overflow: Overflow) -> None:
+    overflow.dispatch(dead_event("a"))
+    before = overflow.record("a")
+    overflow.dispatch(dead_event("a"))
+    assert overflow.record("a") == before
+    assert overflow.launches() == ["a.1"]
+
+
+def test_a_message_that_cannot_be_put_on_record_returns_alone(overflow: Overflow) -> None:
+    def refuse(operation: str, key: str) -> None:
+        if (operation, key) == ("put", "b.json"):
+            raise OSError("write refused")
+
+    overflow.store.before = refuse
+    assert failed(overflow.dispatch(dead_event("a", "b", "c"))) == ["b"]
+    assert sorted(overflow.records.keys()) == ["a", "c"]
+
+
+def test_with_the_store_away_the_whole_batch_returns(overflow: Overflow) -> None:
+    def refuse(operation: str, key: str) -> None:
+        raise OSError("store unavailable")
+
+    overflow.store.before = refuse
+    assert failed(overflow.dispatch(dead_event("a", "b"))) == ["a", "b"]
+    assert overflow.launches() == []
+
+
+# -- the launch budget
+
+
+def test_no_more_tasks_at_once_than_permitted() -> None:
+    overflow = Overflow(tasks=2)
+    overflow.dispatch(dead_event(*"abcdef"))
+    overflow.dispatch(dead_event(*"ghij"))
+    assert len(overflow.launches()) == 2
+    overflow.fail_run("a", "a.1")
+    overflow.dispatch(stopped_event("a.1"))
+    assert len(overflow.launches()) == 3
+
+
+def test_two_dispatchers_at_once_spend_one_budget() -> None:
+    """Both have seen a free place; the second finds it taken when it books."""
+    overflow = Overflow(tasks=1)
+    rival = Dispatcher(
+        Records(overflow.store.objects, overflow.clock),
+        overflow.launcher,
+        overflow.limits,
+        clock=overflow.clock,
+    )
+
+    def overtake(operation: str, key: str) -> None:
+        if (operation, key) == ("put", "overflow/budget.json"):
+            overflow.store.before = lambda operation, key: None
+            rival(dead_event("0"))  # ahead of a, by its key
+
+    overflow.store.before = overtake
+    overflow.dispatch(dead_event("a"))
+    assert len(overflow.launches()) == 1
+    assert len(overflow.dispatch.budget.read().tasks) == 1
+
+
+def test_no_more_launches_an_hour_than_permitted() -> None:
+    overflow = Overflow(tasks=100, launches=3, failures=100)
+    overflow.dispatch(dead_event(*"abcdef"))
+    for launch in overflow.launches():
+        overflow.dispatch(stopped_event(launch, 0))
+    assert len(overflow.launches()) == 3
+    overflow.clock.time += 3599
+    overflow.dispatch(TICK)
+    assert len(overflow.launches()) == 3
+    overflow.clock.time += 2
+    overflow.dispatch(TICK)
+    assert len(overflow.launches()) == 6
+
+
+def test_the_circuit_opens_when_runs_keep_failing_the_same_way() -> None:
+    overflow = Overflow(tasks=1, failures=3, cool_down=900)
+    overflow.dispatch(dead_event(*"abcd"))
+    for number, key in enumerate("abc"):
+        (launch,) = overflow.dispatch.budget.read().tasks
+        overflow.fail_run(key, launch, f"KeyError: 'customer-{number}'")
+        overflow.dispatch(stopped_event(launch))
+    assert overflow.dispatch.budget.circuit() == "open"
+    launched = overflow.launches()
+    assert len(launched) == 3
+
+    # What arrives now is parked, dead-lettered or handed over; what waited goes on waiting.
+    overflow.records.put(dead_letter("handed", state=WAITING, reason="deadline"))
+    overflow.dispatch(pointer_event("handed"))
+    overflow.dispatch(dead_event("late"))
+    for key in ("late", "handed"):
+        assert (overflow.record(key).state, overflow.record(key).reason) == (
+            PARKED,
+            "circuit_open",
+        )
+    assert overflow.record("d").state == WAITING
+
+    # After the cool-down one task may try; one more failure opens the circuit again.
+    overflow.clock.time += 901
+    overflow.dispatch(TICK)
+    assert len(overflow.launches()) == 4
+    (launch,) = overflow.dispatch.budget.read().tasks
+    overflow.fail_run("d", launch, "OSError: something else")
+    assert overflow.dispatch.budget.circuit() == "open"
+    overflow.dispatch(stopped_event(launch))
+
+    # And a success closes it.
+    overflow.clock.time += 901
+    overflow.dispatch(TICK)
+    (launch,) = overflow.dispatch.budget.read().tasks
+    overflow.dispatch.budget.ran(launch, None)
+    assert overflow.dispatch.budget.circuit() == "closed"
+
+
+def test_a_task_that_is_busy_for_hours_does_not_keep_the_circuit_from_its_trial() -> None:
+    overflow = Overflow(tasks=3, failures=1, cool_down=900)
+    overflow.dispatch(dead_event(*"ab"))
+    assert overflow.records.claim("a", "a.1", 100_000) is not None
+    overflow.fail_run("b", "b.1")
+    overflow.dispatch(stopped_event("b.1"))
+    overflow.clock.time += 901
+    overflow.dispatch(dead_event("c"))
+    assert overflow.launches() == ["a.1", "b.1", "b.2"]
+    overflow.dispatch(dead_event("d"))
+    assert len(overflow.launches()) == 3
+
+
+def test_failures_of_several_kinds_do_not_open_the_circuit() -> None:
+    overflow = Overflow(failures=3)
+    budget = overflow.dispatch.budget
+    for error in ("ValueError: a", "OSError: b", "ValueError: a", "KeyError: c"):
+        budget.ran("x.1", signature(error))
+    budget.ran("x.1", signature("KeyError: c"))
+    budget.ran("x.1", None)
+    budget.ran("x.1", signature("KeyError: c"))
+    assert budget.circuit() == "closed"
+
+
+def test_signatures_leave_out_what_differs_between_messages() -> None:
+    first = signature("KeyError: 'customer-17' at 2026-11-01 of 5f0e-a1")
+    assert first == signature("KeyError: 'customer-18' at 2026-11-02 of 7c1d-b2\nmore")
+    assert signature("ValueError: a") != signature("OSError: a")
+    lacks = "ModuleNotFoundError: No module named 'pydyf'"
+    assert signature(lacks) == lacks
+    assert signature("") == ""
+
+
+def test_a_refused_launch_leaves_the_record_waiting_for_the_next_try(
+    overflow: Overflow, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overflow.launcher.refuse("RESOURCE:MEMORY")
+    assert failed(overflow.dispatch(dead_event("a", "b"))) == []
+    record = overflow.record("a")
+    assert record.state == WAITING
+    assert [(e.event, e.detail) for e in record.history][-2:] == [
+        ("launching", "a.1"),
+        ("launch refused", "RESOURCE:MEMORY"),
+    ]
+    # Refused once, the next launch waits, and is given back to the hour's budget.
+    assert overflow.record("b").launches == 0
+    assert overflow.dispatch.budget.read().launched_at == []
+    assert capsys.readouterr().out.count('"FailedLaunches":1') == 1
+    overflow.launcher.answer()
+    overflow.dispatch(TICK)
+    assert overflow.launches() == []
+    overflow.clock.time += 16
+    overflow.dispatch(TICK)
+    assert overflow.launches() == ["a.2", "b.1"]
+
+
+def test_a_launch_without_an_answer_is_asked_for_again_and_starts_one_task(
+    overflow: Overflow,
+) -> None:
+    def lose(launch: Launch) -> None:
+        raise TimeoutError("no answer")
+
+    overflow.launcher.after = lose
+    overflow.dispatch(dead_event("a"))
+    assert overflow.launches() == ["a.1"]
+    overflow.launcher.answer()
+    overflow.dispatch(TICK)
+    assert overflow.dispatch.budget.read().tasks["a.1"].arn is None
+    overflow.clock.time += ANSWER_MOST + 1
+    overflow.dispatch(TICK)
+    assert overflow.launches() == ["a.1"]
+    assert overflow.dispatch.budget.read().tasks["a.1"].arn == overflow.launcher.arns["a.1"]
+
+
+def test_a_launch_that_fails_never_fails_the_batch(overflow: Overflow) -> None:
+    def lose(launch: Launch) -> None:
+        raise RuntimeError("boom")
+
+    overflow.launcher.before = lose
+    assert failed(overflow.dispatch(dead_event("a"))) == []
+    assert overflow.record("a").state == WAITING
+
+
+@pytest.mark.parametrize("operation", range(1, 25))
+def test_a_dispatcher_killed_anywhere_loses_nothing_and_launches_once(operation: int) -> None:
+    """Killed ahead of its n-th operation on the store; then the message is delivered again."""
+    overflow = Overflow(tasks=1)
+
+    class Killed(BaseException):
+        pass
+
+    done = 0
+
+    def kill(name: str, key: str) -> None:
+        nonlocal done
+        done += 1
+        if done == operation:
+            raise Killed
+
+    overflow.store.before = kill
+    try:
+        overflow.dispatch(dead_event("a"))
+        assert done < operation
+    except Killed:
+        pass
+    overflow.store.before = lambda name, key: None
+    overflow.dispatch(dead_event("a"))
+    overflow.clock.time += ANSWER_MOST + 1
+    overflow.dispatch(TICK)
+    overflow.dispatch(TICK)
+    assert overflow.record("a").state == WAITING
+    assert overflow.launches() == ["a.1"]
+    assert list(overflow.dispatch.budget.read().tasks) == ["a.1"]
+
+
+# -- stopped tasks
+
+
+def test_a_task_that_stopped_while_running_a_record_is_launched_again(overflow: Overflow) -> None:
+    overflow.dispatch(dead_event("a"))
+    overflow.records.claim("a", "a.1", 60)
+    overflow.dispatch(stopped_event("a.1", 137, "OutOfMemoryError"))
+    record = overflow.record("a")
+    assert (record.state, record.runs) == (WAITING, 1)
+    assert record.log == "/overflow:a.1"
+    assert overflow.launches() == ["a.1", "a.2"]
+
+
+def test_a_record_whose_tasks_keep_dying_is_parked_with_reason_and_log(
+    overflow: Overflow,
+) -> None:
+    overflow.dispatch(dead_event("a"))
+    for number in (1, 2, 3):
+        overflow.records.claim("a", f"a.{number}", 60)
+        overflow.dispatch(stopped_event(f"a.{number}", 137, "OutOfMemoryError"))
+    record = overflow.record("a")
+    assert (record.state, record.reason, record.runs) == (PARKED, "task_stopped", 3)
+    assert "exit 137" in record.error
+    assert record.log == "/overflow:a.3"
+    assert len(overflow.launches()) == 3
+
+
+def test_a_record_drained_by_another_records_task_is_found_too(overflow: Overflow) -> None:
+    overflow.dispatch(dead_event("a", "b", "c"))
+    overflow.records.claim("c", "a.1", 60)
+    overflow.dispatch(stopped_event("a.1", 137))
+    assert (overflow.record("c").state, overflow.record("c").runs) == (WAITING, 1)
+
+
+@pytest.mark.parametrize("exit_code", [None, 0, 1])
+def test_a_record_whose_tasks_never_take_it_up_is_parked(exit_code: int | None) -> None:
+    overflow = Overflow(failures=100)
+    overflow.dispatch(dead_event("a"))
+    for number in (1, 2, 3):
+        event = stopped_event(f"a.{number}", exit_code, "TaskFailedToStart")
+        overflow.dispatch(event)
+        overflow.dispatch(event)  # EventBridge delivers at least once
+    record = overflow.record("a")
+    assert (record.state, record.reason) == (PARKED, "never_started")
+    assert record.log == "/overflow:a.3"
+    assert overflow.launches() == ["a.1", "a.2", "a.3"]
+    assert overflow.dispatch.budget.read().tasks == {}
+
+
+def test_tasks_that_never_start_open_the_circuit() -> None:
+    overflow = Overflow(tasks=1, failures=3)
+    overflow.dispatch(dead_event(*"abcd"))
+    for _ in range(3):
+        (launch,) = overflow.dispatch.budget.read().tasks
+        overflow.dispatch(stopped_event(launch, None, "TaskFailedToStart"))
+    assert overflow.dispatch.budget.circuit() == "open"
+    assert len(overflow.launches()) == 3
+
+
+def test_a_task_that_ended_well_leaves_nothing_behind(overflow: Overflow) -> None:
+    overflow.dispatch(dead_event("a"))
+    claimed = overflow.records.claim("a", "a.1", 60)
+    assert claimed is not None
+    overflow.records.complete("a", claimed[1])
+    overflow.dispatch(stopped_event("a.1", 0))
+    assert overflow.dispatch.budget.read().tasks == {}
+    assert list(overflow.records.keys()) == []
+
+
+def test_changes_of_other_tasks_are_none_of_ours(overflow: Overflow) -> None:
+    overflow.dispatch(dead_event("a"))
+    running = stopped_event("a.1")
+    running["detail"]["lastStatus"] = "RUNNING"
+    stranger = stopped_event("a.1")
+    stranger["detail"]["overrides"] = {}
+    for event in (running, stranger):
+        overflow.dispatch(event)
+    assert list(overflow.dispatch.budget.read().tasks) == ["a.1"]
+
+
+# -- the sweep
+
+
+def test_the_sweep_finds_a_task_that_vanished_without_an_event(overflow: Overflow) -> None:
+    overflow.dispatch(dead_event("a"))
+    overflow.records.claim("a", "a.1", 60)
+    overflow.launcher.gone[overflow.launcher.arns["a.1"]] = Stopped(UNKNOWN_TASK)
+    overflow.dispatch(TICK)  # too young to be given up
+    assert overflow.record("a").state == RUNNING
+    overflow.clock.time += UNKNOWN_MOST + 1
+    overflow.dispatch(TICK)
+    assert (overflow.record("a").state, overflow.record("a").runs) == (WAITING, 1)
+    assert overflow.launches() == ["a.1", "a.2"]
+
+
+def test_the_sweep_finds_a_lease_that_ran_out(overflow: Overflow) -> None:
+    overflow.dispatch(dead_event("a"))
+    overflow.records.claim("a", "a.1", 60)
+    overflow.clock.time += 59
+    overflow.dispatch(TICK)
+    assert overflow.record("a").state == RUNNING
+    overflow.clock.time += 2
+    overflow.dispatch(TICK)
+    assert (overflow.record("a").state, overflow.record("a").runs) == (WAITING, 1)
+
+
+def test_the_sweep_launches_what_no_pointer_told_of(overflow: Overflow) -> None:
+    overflow.records.put(dead_letter("a", state=WAITING, reason="deadline"))
+    overflow.dispatch(TICK)
+    assert overflow.launches() == ["a.1"]
+
+
+def test_a_stray_marker_launches_nothing(overflow: Overflow) -> None:
+    overflow.records.put(dead_letter("a"))
+    overflow.store.put("waiting/own/1~a", f"{overflow.clock.time} x".encode())
+    overflow.store.put("waiting/own/2~gone", f"{overflow.clock.time} x".encode())
+    overflow.dispatch(TICK)
+    overflow.clock.time += 3601
+    overflow.dispatch(TICK)
+    assert overflow.launches() == []
+    assert list(overflow.records.waiting()) == []
+
+
+def test_the_sweep_measures_what_lies_in_the_store(
+    overflow: Overflow, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overflow.records.put(dead_letter("a"))
+    overflow.records.put(dead_letter("b", state=WAITING, reason="deadline"))
+    overflow.records.put(dead_letter("c", state=WAITING, reason="deadline"))
+    overflow.clock.time = datetime(2026, 11, 1, 6, 10, tzinfo=UTC).timestamp()
+    overflow.records.claim("c", "c.1", 60)
+    overflow.dispatch._measure()
+    line = json.loads(capsys.readouterr().out)
+    names = ("WaitingRecords", "RunningRecords", "DeadLetterRecords", "OldestWaitingRecord")
+    assert [line[name] for name in names] == [1, 1, 1, 600]
+    metrics = line["_aws"]["CloudWatchMetrics"][0]["Metrics"]
+    assert {metric["Name"]: metric["Unit"] for metric in metrics}[
+        "OldestWaitingRecord"
+    ] == "Seconds"

@@ -1,0 +1,273 @@
+"""RunTask and DescribeTasks, checked against botocore's models."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+from botocore.stub import ANY, Stubber
+from lambda_shim.dispatcher import UNKNOWN_TASK, Launch, LaunchRefused, Stopped
+from lambda_shim.ecs import (
+    OVERRIDES_MOST,
+    EcsLauncher,
+    TaskSettings,
+    launch_of,
+    stopped,
+    task_settings,
+    token,
+)
+
+from .overflow import stopped_event
+
+LAUNCH = Launch("m1.1", "m1", "own")
+ARN = "arn:aws:ecs:eu-central-1:000000000000:task/overflow/0123"
+SETTINGS: dict[str, Any] = {
+    "cluster": "overflow",
+    "task_definitions": {"own": "orders-overflow"},
+    "container": "runner",
+    "subnets": ("subnet-a", "subnet-b", "subnet-c"),
+    "security_groups": ("sg-1",),
+    "log_group": "/orders/overflow",
+}
+
+
+def launcher(**changes: Any) -> EcsLauncher:
+    launcher = EcsLauncher(TaskSettings(**SETTINGS | changes))
+    launcher._client = boto3.client(
+        "ecs", region_name="eu-central-1", aws_access_key_id="x", aws_secret_access_key="x"
+    )
+    return launcher
+
+
+def subnets(launch: Launch) -> list[str]:
+    """The order in which a launch tries the subnets."""
+    names = list(SETTINGS["subnets"])
+    first = int(token(launch.id), 16) % len(names)
+    return names[first:] + names[:first]
+
+
+def request(subnet: str, launch: Launch = LAUNCH) -> dict[str, Any]:
+    return {
+        "cluster": "overflow",
+        "taskDefinition": "orders-overflow",
+        "launchType": "FARGATE",
+        "count": 1,
+        "clientToken": token(f"{launch.id} {subnet}"),
+        "startedBy": f"overflow/{launch.id}",
+        "networkConfiguration": {
+            "awsvpcConfiguration": {
+                "subnets": [subnet],
+                "securityGroups": ["sg-1"],
+                "assignPublicIp": "DISABLED",
+            }
+        },
+        "overrides": {
+            "containerOverrides": [
+                {
+                    "name": "runner",
+                    "environment": [
+                        {"name": "OVERFLOW_LAUNCH", "value": launch.id},
+                        {"name": "OVERFLOW_RECORD", "value": launch.key},
+                        {"name": "OVERFLOW_POOL", "value": launch.pool},
+                    ],
+                }
+            ]
+        },
+    }
+
+
+NO_CAPACITY = {
+    "tasks": [],
+    "failures": [{"reason": "Capacity is unavailable at this time. Please try again later"}],
+}
+
+
+@pytest.fixture
+def ecs() -> Iterator[tuple[EcsLauncher, Stubber]]:
+    subject = launcher()
+    with Stubber(subject._client) as stub:
+        yield subject, stub
+        stub.assert_no_pending_responses()
+
+
+def test_a_launch_carries_a_pointer_and_a_token(ecs: tuple[EcsLauncher, Stubber]) -> None:
+    subject, stub = ecs
+    stub.add_response("run_task", {"tasks": [{"taskArn": ARN}]}, request(subnets(LAUNCH)[0]))
+    assert subject.launch(LAUNCH) == ARN
+    assert subject.log_of(ARN) == "/orders/overflow:overflow/runner/0123"
+
+
+def test_without_capacity_the_other_subnets_are_tried_each_under_its_own_token(
+    ecs: tuple[EcsLauncher, Stubber],
+) -> None:
+    subject, stub = ecs
+    first, second, third = subnets(LAUNCH)
+    stub.add_response("run_task", NO_CAPACITY, request(first))
+    stub.add_client_error(
+        "run_task",
+        "ClientException",
+        "Capacity is unavailable at this time",
+        http_status_code=400,
+        expected_params=request(second),
+    )
+    stub.add_response("run_task", {"tasks": [{"taskArn": ARN}]}, request(third))
+    assert subject.launch(LAUNCH) == ARN
+    assert len({request(subnet)["clientToken"] for subnet in (first, second, third)}) == 3
+
+
+def test_no_capacity_anywhere_is_a_refusal(ecs: tuple[EcsLauncher, Stubber]) -> None:
+    subject, stub = ecs
+    for subnet in subnets(LAUNCH):
+        stub.add_response("run_task", NO_CAPACITY, request(subnet))
+    with pytest.raises(LaunchRefused, match="Capacity is unavailable"):
+        subject.launch(LAUNCH)
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ({"tasks": [], "failures": []}, "no reason was given"),
+        ({"tasks": [], "failures": [{"reason": "AGENT", "detail": "gone"}]}, "AGENT gone"),
+    ],
+)
+def test_an_answer_without_a_task_is_a_refusal(
+    answer: dict[str, Any], why: str, ecs: tuple[EcsLauncher, Stubber]
+) -> None:
+    subject, stub = ecs
+    stub.add_response(
+        "run_task", answer, {**request(ANY), "clientToken": ANY, "networkConfiguration": ANY}
+    )
+    with pytest.raises(LaunchRefused, match=why):
+        subject.launch(LAUNCH)
+
+
+def test_a_refused_permission_is_a_refusal(ecs: tuple[EcsLauncher, Stubber]) -> None:
+    subject, stub = ecs
+    stub.add_client_error("run_task", "AccessDeniedException", "no", http_status_code=400)
+    with pytest.raises(LaunchRefused, match="AccessDeniedException: no"):
+        subject.launch(LAUNCH)
+
+
+def test_an_error_of_the_server_leaves_it_open_whether_there_is_a_task(
+    ecs: tuple[EcsLauncher, Stubber],
+) -> None:
+    subject, stub = ecs
+    stub.add_client_error("run_task", "ServerException", "oops", http_status_code=500)
+    with pytest.raises(ClientError):
+        subject.launch(LAUNCH)
+
+
+def test_size_and_public_address_are_settings() -> None:
+    subject = launcher(cpu=1024, memory=4096, public_ip=True, subnets=("subnet-a",))
+    expected = request("subnet-a")
+    expected["overrides"] |= {"cpu": "1024", "memory": "4096"}
+    expected["networkConfiguration"]["awsvpcConfiguration"]["assignPublicIp"] = "ENABLED"
+    with Stubber(subject._client) as stub:
+        stub.add_response("run_task", {"tasks": [{"taskArn": ARN}]}, expected)
+        assert subject.launch(LAUNCH) == ARN
+
+
+def test_the_longest_key_is_within_all_limits() -> None:
+    key = "k" * 200
+    launch = Launch(f"{key}.1", key, "own")
+    subject = launcher(subnets=("subnet-a",))
+    seen: dict[str, Any] = {}
+    subject._client.meta.events.register(
+        "provide-client-params.ecs.RunTask", lambda params, **_: seen.update(params)
+    )
+    with Stubber(subject._client) as stub:
+        stub.add_response("run_task", {"tasks": [{"taskArn": ARN}]})
+        subject.launch(launch)
+    assert len(seen["clientToken"]) == 64
+    assert len(seen["startedBy"]) <= 128
+    assert len(json.dumps(seen["overrides"])) <= OVERRIDES_MOST
+
+
+def test_overrides_over_the_limit_are_refused_before_ecs_is_asked() -> None:
+    with pytest.raises(LaunchRefused, match="over ECS's limit"):
+        launcher().launch(Launch("x" * 9000, "x", "own"))
+
+
+def test_a_pool_without_a_task_definition_is_refused() -> None:
+    with pytest.raises(LaunchRefused, match="pool billing"):
+        launcher().launch(Launch("m1.1", "m1", "billing"))
+
+
+def test_stopped_and_unknown_tasks_are_found_a_hundred_at_a_time(
+    ecs: tuple[EcsLauncher, Stubber],
+) -> None:
+    subject, stub = ecs
+    arns = [f"{ARN}-{number}" for number in range(150)]
+    running = {"taskArn": arns[0], "lastStatus": "RUNNING"}
+    dead = {
+        "taskArn": arns[1],
+        "lastStatus": "STOPPED",
+        "stopCode": "EssentialContainerExited",
+        "containers": [{"name": "runner", "exitCode": 137, "reason": "OutOfMemoryError"}],
+    }
+    first = {"tasks": [running, dead], "failures": [{"arn": arns[2], "reason": "MISSING"}]}
+    stub.add_response("describe_tasks", first, {"cluster": "overflow", "tasks": arns[:100]})
+    stub.add_response("describe_tasks", {}, {"cluster": "overflow", "tasks": arns[100:]})
+    assert subject.ended(arns) == {
+        arns[1]: Stopped("exit 137; EssentialContainerExited; OutOfMemoryError"),
+        arns[2]: Stopped(UNKNOWN_TASK),
+    }
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "why", "failed"),
+    [
+        (0, "EssentialContainerExited", None),
+        (1, "EssentialContainerExited", "exit 1; EssentialContainerExited"),
+        (None, "TaskFailedToStart", "TaskFailedToStart"),
+    ],
+)
+def test_how_a_task_ended(exit_code: int | None, why: str, failed: str | None) -> None:
+    detail = stopped_event("m1.1", exit_code, why)["detail"]
+    assert stopped(detail) == Stopped(failed)
+    assert launch_of(detail) == "m1.1"
+    assert launch_of({}) is None
+    assert stopped({}) == Stopped("no reason given")
+
+
+@pytest.mark.usefixtures("aws")
+def test_a_task_starts_and_is_described_by_motos_ecs() -> None:
+    ec2, ecs = boto3.client("ec2"), boto3.client("ecs")
+    network = ec2.describe_subnets()["Subnets"][0]
+    group = ec2.describe_security_groups()["SecurityGroups"][0]["GroupId"]
+    ecs.create_cluster(clusterName="overflow")
+    ecs.register_task_definition(
+        family="orders-overflow",
+        requiresCompatibilities=["FARGATE"],
+        networkMode="awsvpc",
+        cpu="256",
+        memory="512",
+        containerDefinitions=[{"name": "runner", "image": "runner", "memory": 512}],
+    )
+    subject = EcsLauncher(
+        TaskSettings(**SETTINGS | {"subnets": (network["SubnetId"],), "security_groups": (group,)})
+    )
+    arn = subject.launch(LAUNCH)
+    (task,) = ecs.describe_tasks(cluster="overflow", tasks=[arn])["tasks"]
+    assert launch_of(task) == "m1.1"
+    assert task["startedBy"] == "overflow/m1.1"
+    ecs.stop_task(cluster="overflow", task=arn, reason="test")
+    assert list(subject.ended([arn])) == [arn]
+
+
+def test_settings_come_from_the_environment() -> None:
+    environ = {
+        "OVERFLOW_CLUSTER": "c",
+        "OVERFLOW_TASK_DEFINITION": "d",
+        "OVERFLOW_CONTAINER": "runner",
+        "OVERFLOW_SUBNETS": "subnet-a, subnet-b",
+        "OVERFLOW_MEMORY": "4096",
+    }
+    settings = task_settings(environ)
+    assert settings.subnets == ("subnet-a", "subnet-b")
+    assert settings.task_definitions == {"own": "d"}
+    assert (settings.memory, settings.cpu, settings.public_ip) == (4096, None, False)
+    with pytest.raises(ValueError, match="OVERFLOW_SUBNETS"):
+        task_settings(environ | {"OVERFLOW_SUBNETS": ""})

@@ -1,0 +1,268 @@
+"""The launch budget: what a poison message, or a broken deployment, may cost at most.
+
+One small object in the record store, changed by compare-and-swap by all dispatchers and runners. A
+launch is booked before it is asked for, so that a dispatcher killed in between has spent a part of
+the budget rather than gone over it.
+
+The circuit breaker looks at runs, not at tasks: after so many failures in a row that look the same,
+it opens for a while. Then what arrives is parked, runners stop draining and no task is launched;
+after the cool-down one task may try (half-open), and the first run that succeeds closes it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from time import time
+
+import msgspec
+
+from lambda_shim.objects import ABSENT, Conflict, Objects
+
+KEY = "overflow/budget.json"
+
+CLOSED, OPEN, HALF_OPEN = "closed", "open", "half-open"
+
+HOUR = 3600.0
+
+# After launches that were refused (no capacity, no permission) the next try waits, from the first
+# to the last of these seconds, doubling.
+REFUSED_WAIT, REFUSED_WAIT_MOST = 15.0, 600.0
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What the overflow may spend.
+
+    Attributes:
+        tasks: at once.
+        launches: an hour, over any sixty minutes.
+        failures: that many runs in a row that fail the same way open the circuit.
+        cool_down: seconds until it is tried again.
+        runs: failed runs of one record, until it is parked.
+        starts: tasks named for one record that stopped before they took it up, until it is parked.
+    """
+
+    tasks: int = 2
+    launches: int = 20
+    failures: int = 5
+    cool_down: float = 900.0
+    runs: int = 3
+    starts: int = 3
+
+
+class Task(msgspec.Struct, omit_defaults=True):
+    """A task that was asked for and has not ended, as far as is known.
+
+    Attributes:
+        key: the record it was launched for.
+        pool: whose records it takes.
+        booked_at: seconds since 1970.
+        arn: None until RunTask has answered.
+        reported: its runner has told of a run, so that its end is no news for the circuit.
+    """
+
+    key: str
+    pool: str
+    booked_at: float
+    arn: str | None = None
+    reported: bool = False
+
+
+class Budget(msgspec.Struct, omit_defaults=True):
+    """The budget as it stands.
+
+    Attributes:
+        tasks: by launch.
+        launched_at: of the last hour's launches, seconds since 1970.
+        signature: how the last run failed; None after one that succeeded.
+        failures: how many runs in a row have failed like that.
+        opened_at: when the circuit opened last; None while it is closed.
+        refusals: launches refused in a row.
+        not_before: no launch until then.
+    """
+
+    tasks: dict[str, Task] = {}
+    launched_at: list[float] = []
+    signature: str | None = None
+    failures: int = 0
+    opened_at: float | None = None
+    refusals: int = 0
+    not_before: float = 0.0
+
+
+def signature(error: BaseException | str) -> str:
+    """What failures that look the same have in common: type and first line, without numbers,
+    quoted names and ids."""
+    from lambda_shim.contract import describe
+
+    text = error if isinstance(error, str) else describe(error)
+    line = text.strip().splitlines()[0] if text.strip() else ""
+    line = re.sub(r"'[^']*'|\"[^\"]*\"", "…", line) if "No module named" not in line else line
+    return re.sub(r"\b[0-9a-fA-F-]*\d[0-9a-fA-F-]*\b", "#", line)[:200]
+
+
+class LaunchBudget:
+    """The budget in a store.
+
+    Args:
+        objects: the record store's.
+        limits: what may be spent.
+        clock: seconds since 1970.
+
+    Every method raises what the store raises; and Conflict when others were faster fifty times.
+    """
+
+    def __init__(self, objects: Objects, limits: Limits, clock: Callable[[], float] = time) -> None:
+        self.objects = objects
+        self.limits = limits
+        self.clock = clock
+
+    def read(self) -> Budget:
+        found = self.objects.get(KEY)
+        return Budget() if found is None else msgspec.json.decode(found[0], type=Budget)
+
+    def circuit(self, budget: Budget | None = None) -> str:
+        """``closed``, ``open`` or ``half-open``."""
+        budget = budget or self.read()
+        if budget.opened_at is None:
+            return CLOSED
+        return OPEN if self.clock() < budget.opened_at + self.limits.cool_down else HALF_OPEN
+
+    def refusal(self, budget: Budget) -> str | None:
+        """Why nothing may be launched now; None when a launch is within the budget."""
+        now = self.clock()
+        circuit = self.circuit(budget)
+        if circuit == OPEN:
+            return f"the circuit is open: {budget.signature}"
+        if circuit == HALF_OPEN and budget.opened_at is not None:
+            # Tasks from before may be busy for hours yet: they are no trial.
+            since = budget.opened_at + self.limits.cool_down
+            if any(task.booked_at >= since for task in budget.tasks.values()):
+                return f"the circuit is half-open, one task tries: {budget.signature}"
+        if len(budget.tasks) >= self.limits.tasks:
+            return f"{len(budget.tasks)} tasks at once, of {self.limits.tasks}"
+        recent = [at for at in budget.launched_at if at > now - HOUR]
+        if len(recent) >= self.limits.launches:
+            return f"{len(recent)} launches within an hour, of {self.limits.launches}"
+        if now < budget.not_before:
+            return f"{budget.refusals} launches were refused, the next in due time"
+        return None
+
+    def book(self, launch: str, key: str, pool: str) -> str | None:
+        """Spend a launch, or say why not. Booking the same launch again changes nothing."""
+        why: str | None = None
+
+        def change(budget: Budget) -> bool:
+            nonlocal why
+            why = None
+            if launch in budget.tasks:
+                why = "already booked"
+                return False
+            if any(task.key == key for task in budget.tasks.values()):
+                why = "a task for this record is on its way"
+                return False
+            if (why := self.refusal(budget)) is not None:
+                return False
+            now = self.clock()
+            budget.tasks[launch] = Task(key, pool, now)
+            budget.launched_at = [at for at in budget.launched_at if at > now - HOUR] + [now]
+            return True
+
+        self._change(change)
+        return why
+
+    def started(self, launch: str, arn: str) -> None:
+        """RunTask has answered with a task."""
+
+        def change(budget: Budget) -> bool:
+            budget.refusals, budget.not_before = 0, 0.0
+            if (task := budget.tasks.get(launch)) is not None:  # else it has ended already
+                task.arn = arn
+            return True
+
+        self._change(change)
+
+    def refused(self, launch: str) -> None:
+        """RunTask has refused: the launch is given back, and the next one waits."""
+
+        def change(budget: Budget) -> bool:
+            task = budget.tasks.pop(launch, None)
+            if task is None:
+                return False
+            if task.booked_at in budget.launched_at:
+                budget.launched_at.remove(task.booked_at)
+            wait = min(REFUSED_WAIT * 2**budget.refusals, REFUSED_WAIT_MOST)
+            budget.refusals += 1
+            budget.not_before = self.clock() + wait
+            return True
+
+        self._change(change)
+
+    def ended(self, launch: str, failed: str | None) -> Task | None:
+        """A task has ended; ``failed`` says how, None that it ended well.
+
+        Returns it, or None when that is known already.
+        """
+        ended: Task | None = None
+
+        def change(budget: Budget) -> bool:
+            nonlocal ended
+            ended = budget.tasks.pop(launch, None)
+            if ended is None:
+                return False
+            if failed is not None and not ended.reported:
+                self._count(budget, failed)
+            return True
+
+        self._change(change)
+        return ended
+
+    def ran(self, launch: str, failed: str | None) -> str:
+        """A runner tells of a run; ``failed`` is its signature, None for success.
+
+        Returns the circuit's state.
+        """
+        state = CLOSED
+
+        def change(budget: Budget) -> bool:
+            nonlocal state
+            task = budget.tasks.get(launch)
+            news = task is not None and not task.reported
+            if task is not None:
+                task.reported = True
+            if failed is not None:
+                self._count(budget, failed)
+                news = True
+            elif budget.failures or budget.opened_at is not None:
+                budget.signature, budget.failures, budget.opened_at = None, 0, None
+                news = True
+            state = self.circuit(budget)
+            return news
+
+        self._change(change)
+        return state
+
+    def _count(self, budget: Budget, failed: str) -> None:
+        budget.failures = budget.failures + 1 if failed == budget.signature else 1
+        budget.signature = failed
+        # Half-open, one more failure is enough, whatever it looks like.
+        if budget.failures >= self.limits.failures or budget.opened_at is not None:
+            budget.opened_at = self.clock()
+
+    def _change(self, change: Callable[[Budget], bool]) -> None:
+        from random import random
+        from time import sleep
+
+        for swap in range(50):
+            found = self.objects.get(KEY)
+            budget = Budget() if found is None else msgspec.json.decode(found[0], type=Budget)
+            if not change(budget):
+                return
+            data = msgspec.json.format(msgspec.json.encode(budget), indent=2) + b"\n"
+            try:
+                self.objects.put(KEY, data, ABSENT if found is None else found[1])
+            except Conflict:
+                sleep(random() * 0.005 * (swap + 1))
+                continue
+            return
+        raise Conflict(KEY)

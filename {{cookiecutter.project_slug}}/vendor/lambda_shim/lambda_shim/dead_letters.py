@@ -1,0 +1,341 @@
+"""An operator's view of dead-letter records: find, redrive, park, purge.
+
+Redriving sends a parked message to its queue again, then removes the record: interrupted in
+between, it is sent once more by the next run, which the ledger absorbs. Its history travels with it
+in a message attribute, and goes on in the new record if it fails again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from lambda_shim import records as dead_letters
+from lambda_shim.objects import Conflict
+from lambda_shim.pointers import pointer
+from lambda_shim.records import (
+    HISTORY_ATTRIBUTE,
+    KEEP,
+    PARKED,
+    RUNNING,
+    WAITING,
+    DeadLetterRecord,
+    Heritage,
+    Records,
+    _Keep,
+    changed,
+    parked,
+)
+from lambda_shim.sqs import BATCH_BYTES, BATCH_ENTRIES, Entry
+
+if TYPE_CHECKING:
+    from lambda_shim.fan_out import Outbox
+
+# A redriven message tells its last ten events.
+HISTORY_TAKEN = 10
+ATTRIBUTES_MOST = 10
+# Records read at once: ten thousand in S3 would take minutes one after another.
+READERS = 16
+OPERATOR = "operator"  # the reason with which a person parks
+
+
+class Filter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which records; every condition that is given must hold.
+
+    Attributes:
+        keys: these.
+        reasons, states: one of these.
+        older_than, newer_than: than so many seconds, by when it was put down or parked.
+        type: the message's ``type`` field.
+        error: this text in the error or the traceback, in any case of letters.
+        business_id: exactly this one.
+    """
+
+    keys: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+    states: tuple[str, ...] = ()
+    older_than: float | None = None
+    newer_than: float | None = None
+    type: str | None = None
+    error: str | None = None
+    business_id: str | None = None
+
+    def accepts(self, record: DeadLetterRecord, now: float) -> bool:
+        age = age_of(record, now)
+        text = f"{record.error}\n{record.traceback or ''}".lower()
+        return (
+            (not self.keys or record.key in self.keys)
+            and (not self.reasons or record.reason in self.reasons)
+            and (not self.states or record.state in self.states)
+            and (self.older_than is None or age > self.older_than)
+            and (self.newer_than is None or age < self.newer_than)
+            and (self.type is None or type_of(record) == self.type)
+            and (self.error is None or self.error.lower() in text)
+            and (self.business_id is None or record.business_id == self.business_id)
+        )
+
+
+def age_of(record: DeadLetterRecord, now: float) -> float:
+    """Seconds since it was put down or last parked."""
+    return now - datetime.fromisoformat(record.parked_at).timestamp()
+
+
+def type_of(record: DeadLetterRecord) -> str | None:
+    """The message's ``type`` field; None where it has none."""
+    try:
+        body = json.loads(record.body)
+    except ValueError:
+        return None
+    found = body.get("type") if isinstance(body, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def find(
+    records: Records, which: Filter, clock: Callable[[], float] = time.time
+) -> Iterator[DeadLetterRecord]:
+    """Records that the filter accepts, by key; a few are read at a time, however many there are."""
+    from concurrent.futures import ThreadPoolExecutor
+    from itertools import islice
+
+    now = clock()
+    keys = iter(which.keys or records.keys())
+    with ThreadPoolExecutor(READERS) as readers:
+        while some := list(islice(keys, READERS)):
+            for record in readers.map(records.get, map(dead_letters.record_key, some)):
+                if record is not None and which.accepts(record, now):
+                    yield record
+
+
+class Outcome(msgspec.Struct):
+    """What became of the records that a command was given.
+
+    Attributes:
+        done: their keys.
+        left: those that were left alone, and why.
+    """
+
+    done: list[str] = []
+    left: dict[str, str] = {}
+
+
+def entry_of(record: DeadLetterRecord) -> Entry:
+    """The message to send again, with its own attributes and, where it fits, its history."""
+    attributes = {n: a for n, a in record.message_attributes.items() if n != HISTORY_ATTRIBUTE}
+    events = changed(record, "redriven", record.reason).history[-HISTORY_TAKEN:]
+    events = [msgspec.structs.replace(event, detail=event.detail[:300]) for event in events]
+    heritage = Heritage(record.first_failed_at or record.parked_at, events)
+    text = msgspec.json.encode(heritage).decode()
+    with_history = attributes | {
+        HISTORY_ATTRIBUTE: {"stringValue": text, "dataType": "String"},
+    }
+    entry = Entry(record.body, record.attributes.get("MessageGroupId"), with_history)
+    if record.source.endswith(".fifo"):
+        # By its content the queue would take it for the message that failed a minute ago, and drop
+        # it. Stable, so that an interrupted redrive that is resumed sends nothing twice.
+        parking = f"{record.key} {record.parked_at}"
+        entry = entry._replace(deduplication_id=sha256(parking.encode()).hexdigest())
+    if len(with_history) > ATTRIBUTES_MOST or _size(entry) > BATCH_BYTES:
+        entry = entry._replace(attributes=attributes)
+    return entry
+
+
+def _size(entry: Entry) -> int:
+    """Bytes that SQS counts: body, and names, types and values of the attributes."""
+    size = len(entry.body.encode())
+    for name, value in (entry.attributes or {}).items():
+        text = value.get("stringValue") or value.get("binaryValue") or ""
+        size += len(name.encode()) + len(value["dataType"]) + len(text.encode())
+    return size
+
+
+def redrive(
+    records: Records,
+    which: Filter,
+    queue: Callable[[str], Outbox],
+    *,
+    rate: float | None = None,
+    limit: int | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+    progress: Callable[[str], object] = lambda key: None,
+) -> Outcome:
+    """Send parked messages to their queues again.
+
+    Args:
+        records: the store.
+        which: those of them that are parked.
+        queue: the queue with this ARN.
+        rate: messages a second, at most.
+        limit: messages, at most.
+        sleep: for tests.
+        progress: called with each key that is done.
+
+    Whatever stops it, run it again: what was sent is gone from the store.
+    """
+    outcome = Outcome()
+    taken = 0
+    batch: list[tuple[DeadLetterRecord, Entry]] = []
+    size = 0
+    most = BATCH_ENTRIES if rate is None else max(1, min(BATCH_ENTRIES, int(rate)))
+
+    def flush() -> None:
+        nonlocal size
+        if batch:
+            _send(records, batch, queue, outcome, progress)
+            if rate is not None:
+                sleep(len(batch) / rate)
+        batch.clear()
+        size = 0
+
+    for record in find(records, which):
+        if limit is not None and taken >= limit:
+            break
+        if record.state != PARKED:
+            outcome.left[record.key] = f"it is {record.state}"
+            continue
+        entry = entry_of(record)
+        length = _size(entry)
+        other = bool(batch) and batch[0][0].source != record.source
+        if other or len(batch) == most or size + length > BATCH_BYTES:
+            flush()
+        batch.append((record, entry))
+        size += length
+        taken += 1
+    flush()
+    return outcome
+
+
+def _send(
+    records: Records,
+    batch: list[tuple[DeadLetterRecord, Entry]],
+    queue: Callable[[str], Outbox],
+    outcome: Outcome,
+    progress: Callable[[str], object],
+) -> None:
+    """One batch, all of one source. A queue that cannot be had leaves the batch where it is."""
+    try:
+        refused = queue(batch[0][0].source).send_entries([entry for _, entry in batch])
+    except Exception as error:
+        outcome.left |= {record.key: f"not sent: {error}" for record, _ in batch}
+        return
+    reasons = {each.position: f"refused: {each.code}: {each.message}" for each in refused}
+    for position, (record, _) in enumerate(batch):
+        if position in reasons:
+            outcome.left[record.key] = reasons[position]
+            continue
+        _remove(records, record)
+        outcome.done.append(record.key)
+        progress(record.key)
+
+
+def _remove(records: Records, seen: DeadLetterRecord) -> bool:
+    """Remove a record if it is still as it was seen."""
+    gone = True
+
+    def drop(record: DeadLetterRecord | None) -> _Keep | None:
+        nonlocal gone
+        gone = record == seen
+        return None if gone else KEEP
+
+    records.update(seen.key, drop)
+    return gone
+
+
+def run_again(
+    records: Records, which: Filter, failure_queue: Outbox | None, limit: int | None = None
+) -> Outcome:
+    """Hand parked messages to the overflow runner, their failed runs forgiven."""
+    outcome = Outcome()
+    for record in find(records, which):
+        if limit is not None and len(outcome.done) >= limit:
+            break
+        if record.state != PARKED:
+            outcome.left[record.key] = f"it is {record.state}"
+            continue
+        seen = record
+
+        def open_again(found: DeadLetterRecord | None, seen: DeadLetterRecord = seen) -> Any:
+            if found != seen:
+                return KEEP
+            return changed(seen, WAITING, "redriven", state=WAITING, runs=0, stopped=[])
+
+        stored = records.update(record.key, open_again)
+        if stored is None or stored.state != WAITING:
+            outcome.left[record.key] = "somebody else was at it"
+            continue
+        outcome.done.append(record.key)
+    if outcome.done and failure_queue is not None:
+        failure_queue.send_entries([Entry(pointer(outcome.done[0]))])
+    return outcome
+
+
+def park(records: Records, which: Filter, why: str, limit: int | None = None) -> Outcome:
+    """Park records that wait. One that is running is left to its runner."""
+    outcome = Outcome()
+    for record in find(records, which):
+        if limit is not None and len(outcome.done) >= limit:
+            break
+        if record.state != WAITING:
+            outcome.left[record.key] = f"it is {record.state}"
+            continue
+
+        def stop(found: DeadLetterRecord | None) -> DeadLetterRecord | _Keep:
+            if found is None or found.state != WAITING:
+                return KEEP
+            return parked(found, OPERATOR, why or found.error)
+
+        stored = records.update(record.key, stop)
+        if stored is not None and stored.state == PARKED:
+            outcome.done.append(record.key)
+        else:
+            outcome.left[record.key] = "it was taken up"
+    return outcome
+
+
+def purge(records: Records, which: Filter, limit: int | None = None) -> Outcome:
+    """Remove parked records for good. Open ones are left."""
+    outcome = Outcome()
+    for record in find(records, which):
+        if limit is not None and len(outcome.done) >= limit:
+            break
+        if record.state != PARKED:
+            outcome.left[record.key] = f"it is {record.state}"
+            continue
+        try:
+            removed = _remove(records, record)
+        except Conflict:
+            removed = False
+        if removed:
+            outcome.done.append(record.key)
+        else:
+            outcome.left[record.key] = "somebody else was at it"
+    return outcome
+
+
+def move_queue(arn: str, destination: str | None = None, rate: int | None = None) -> str:
+    """Let SQS move all of a dead-letter queue back to where its messages came from.
+
+    Args:
+        arn: the dead-letter queue's; SQS takes only a queue that is another SQS queue's.
+        destination: ARN of another queue to move them to.
+        rate: messages a second, 1 to 500.
+
+    Returns the task's handle. Raises botocore's ClientError, as when one is under way already.
+    """
+    import boto3
+
+    request: dict[str, Any] = {"SourceArn": arn}
+    if destination is not None:
+        request["DestinationArn"] = destination
+    if rate is not None:
+        request["MaxNumberOfMessagesPerSecond"] = rate
+    handle: str = boto3.client("sqs").start_message_move_task(**request)["TaskHandle"]
+    return handle
+
+
+__all__ = ["RUNNING", "Filter", "Outcome", "find", "move_queue", "park", "purge", "redrive"]

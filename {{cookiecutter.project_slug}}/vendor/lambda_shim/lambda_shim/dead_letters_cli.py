@@ -1,0 +1,306 @@
+"""Dead letters at the command line::
+
+    dead-letters ls [filters]                   a table, the oldest first
+    dead-letters show KEY                       one record, whole
+    dead-letters redrive [filters] [--dry-run] [--rate N] [--runner]
+    dead-letters park [filters]                 what waits for the runner
+    dead-letters purge [filters]                what is parked, for good
+    dead-letters redrive --whole-queue ARN      SQS moves a dead-letter queue back
+
+As ``python -m lambda_shim.dead_letters_cli --records s3://bucket/prefix …``, or from a service's own
+command, which knows its stores and queues and calls ``main`` with them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from lambda_shim import dead_letters
+from lambda_shim.dead_letters import Filter, Outcome, age_of, find, type_of
+from lambda_shim.records import DeadLetterRecord, Records, open_records, record_key
+
+if TYPE_CHECKING:
+    from lambda_shim.fan_out import Outbox
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+class Tools:
+    """What the commands work on.
+
+    Args:
+        records: the store.
+        queue: the queue with this ARN, to redrive to.
+        failure_queue: woken after records were handed to the runner; without it the sweep does.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        queue: Callable[[str], Outbox],
+        failure_queue: Outbox | None = None,
+    ) -> None:
+        self.records = records
+        self.queue = queue
+        self.failure_queue = failure_queue
+
+
+def duration(text: str) -> float:
+    """``90s``, ``15m``, ``2h`` or ``7d`` in seconds."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no duration such as 90s, 15m, 2h or 7d")
+    return float(found[1]) * UNITS[found[2]]
+
+
+def rate(text: str) -> float:
+    """Messages a second."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= 10_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of messages a second")
+    return number
+
+
+def parser(program: str = "dead-letters") -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    filters = argparse.ArgumentParser(add_help=False)
+    filters.add_argument("keys", nargs="*", metavar="KEY", help="these records only")
+    filters.add_argument("--reason", action="append", default=[], help="may be repeated")
+    filters.add_argument("--state", action="append", choices=["waiting", "running", "parked"])
+    filters.add_argument("--older-than", type=duration, metavar="AGE", help="90s, 15m, 2h, 7d")
+    filters.add_argument("--newer-than", type=duration, metavar="AGE")
+    filters.add_argument("--type", help="the message's type")
+    filters.add_argument("--error", metavar="TEXT", help="in the error or the traceback")
+    filters.add_argument("--business-id", metavar="ID")
+    filters.add_argument("--limit", type=int, metavar="N")
+    output = argparse.ArgumentParser(add_help=False)
+    output.add_argument("--json", action="store_true", help="for programs")
+    changing = argparse.ArgumentParser(add_help=False)
+    changing.add_argument("--dry-run", action="store_true", help="say what would be done")
+    changing.add_argument("--all", action="store_true", help="needed where no filter is given")
+
+    main = argparse.ArgumentParser(prog=program, description="Messages that failed.")
+    main.add_argument("--records", metavar="URL", help="s3://bucket/prefix or file://directory")
+    commands = main.add_subparsers(dest="command", required=True)
+    commands.add_parser("ls", parents=[filters, output], help="list records")
+    show = commands.add_parser("show", parents=[output], help="one record, whole")
+    show.add_argument("key", metavar="KEY")
+    again = commands.add_parser(
+        "redrive", parents=[filters, changing, output], help="send parked messages again"
+    )
+    again.add_argument("--rate", type=rate, metavar="N", help="messages a second, at most")
+    again.add_argument(
+        "--runner", action="store_true", help="to the overflow runner, not to the queue"
+    )
+    again.add_argument(
+        "--whole-queue", metavar="ARN", help="let SQS move this dead-letter queue back"
+    )
+    parking = commands.add_parser(
+        "park", parents=[filters, changing, output], help="park what waits for the runner"
+    )
+    parking.add_argument("--why", default="", help="kept as the record's error")
+    commands.add_parser(
+        "purge", parents=[filters, changing, output], help="remove parked records for good"
+    )
+    return main
+
+
+def tools_of(url: str | None) -> Tools:
+    """Tools over AWS: the queue that a record names is where it goes back to."""
+    from functools import cache
+
+    from lambda_shim.sqs import SqsQueue, queue_of
+
+    url = url or os.environ.get("RECORDS_URL")
+    if not url:
+        raise ValueError("name the record store with --records or RECORDS_URL")
+    failures = os.environ.get("FAILURE_QUEUE_URL")
+    return Tools(open_records(url), cache(queue_of), SqsQueue(failures) if failures else None)
+
+
+def main(arguments: Sequence[str], tools: Tools | None = None) -> int:
+    """Run a command; returns the exit status: 0 done, 1 something was left, 2 a wrong call.
+
+    Args:
+        arguments: without the program's name.
+        tools: default: those of the environment's AWS account.
+    """
+    grammar = parser()
+    options = grammar.parse_args(arguments)
+    try:
+        if getattr(options, "whole_queue", None):
+            return _move(options)
+        tools = tools or tools_of(options.records)
+    except ValueError as error:
+        grammar.error(str(error))
+    if options.command == "show":
+        return _show(tools.records, options.key, options.json)
+    which = Filter(
+        keys=tuple(record_key(key) for key in options.keys),
+        reasons=tuple(options.reason),
+        states=tuple(options.state or ()),
+        older_than=options.older_than,
+        newer_than=options.newer_than,
+        type=options.type,
+        error=options.error,
+        business_id=options.business_id,
+    )
+    if options.command == "ls":
+        return _list(tools.records, which, options.limit, options.json)
+    if which == Filter() and not options.all:
+        grammar.error(f"{options.command} needs keys, a filter or --all")
+    if options.dry_run:
+        return _dry_run(tools.records, which, options)
+    match options.command:
+        case "redrive" if options.runner:
+            outcome = dead_letters.run_again(
+                tools.records, which, tools.failure_queue, options.limit
+            )
+        case "redrive":
+            outcome = dead_letters.redrive(
+                tools.records, which, tools.queue, rate=options.rate, limit=options.limit
+            )
+        case "park":
+            outcome = dead_letters.park(tools.records, which, options.why, options.limit)
+        case _:
+            outcome = dead_letters.purge(tools.records, which, options.limit)
+    return _tell(outcome, DONE[options.command], options.json)
+
+
+DONE = {"redrive": "redriven", "park": "parked", "purge": "purged"}
+# The state of the records that a command changes.
+GIVEN = {"redrive": "parked", "park": "waiting", "purge": "parked"}
+
+
+def _tell(outcome: Outcome, done: str, as_json: bool) -> int:
+    if as_json:
+        print(msgspec.json.encode(outcome).decode())
+    else:
+        for key, why in outcome.left.items():
+            print(f"{key}: left alone: {why}", file=sys.stderr)
+        print(f"{len(outcome.done)} {done}, {len(outcome.left)} left alone")
+    return 1 if outcome.left else 0
+
+
+def _dry_run(records: Records, which: Filter, options: argparse.Namespace) -> int:
+    given = GIVEN[options.command]
+    found = [each for each in find(records, which) if each.state == given][: options.limit]
+    if options.json:
+        print(msgspec.json.encode(Outcome([each.key for each in found])).decode())
+        return 0
+    _table(found)
+    print(f"{len(found)} would be {DONE[options.command]}")
+    return 0
+
+
+def _move(options: argparse.Namespace) -> int:
+    if options.dry_run:
+        print(f"SQS would move {options.whole_queue} back to where its messages came from")
+        return 0
+    whole = None if options.rate is None else max(1, int(options.rate))
+    handle = dead_letters.move_queue(options.whole_queue, rate=whole)
+    print(msgspec.json.encode({"task": handle}).decode() if options.json else f"moving: {handle}")
+    return 0
+
+
+def _show(records: Records, key: str, as_json: bool) -> int:
+    record = records.get(record_key(key))
+    if record is None:
+        print(f"there is no record {key}", file=sys.stderr)
+        return 1
+    if as_json:
+        print(msgspec.json.encode(record).decode())
+        return 0
+    fields = {
+        "key": record.key,
+        "state": record.state,
+        "reason": record.reason,
+        "error": record.error,
+        "type": type_of(record) or "-",
+        "business id": record.business_id or "-",
+        "attempts": f"{record.attempts} deliveries, {record.runs} failed runs",
+        "first failed": record.first_failed_at or record.parked_at,
+        "source": record.source,
+        "function": f"{record.function} {record.request_id}".strip(),
+        "log": record.log or "-",
+    }
+    for name, value in fields.items():
+        print(f"{name:>12}  {printable(value)}")
+    print("\nhistory")
+    for event in record.history:
+        print(f"  {event.at}  {event.event:<14} {printable(event.detail)}".rstrip())
+    if record.traceback:
+        print(f"\n{printable(record.traceback, lines=True)}")
+    print(f"\nbody\n{printable(record.body, lines=True)}")
+    return 0
+
+
+def _list(records: Records, which: Filter, limit: int | None, as_json: bool) -> int:
+    found = sorted(find(records, which), key=lambda record: record.parked_at)[:limit]
+    if as_json:
+        print(msgspec.json.encode(found).decode())
+    else:
+        _table(found)
+    return 0
+
+
+def _table(found: Sequence[DeadLetterRecord]) -> None:
+    """One line a record, as wide as the terminal; whole where the output is no terminal."""
+    if not found:
+        print("no records")
+        return
+    now = time.time()
+    heads = ("KEY", "STATE", "REASON", "ATTEMPTS", "AGE", "BUSINESS ID", "LAST ERROR")
+    rows = [
+        (
+            record.key,
+            record.state,
+            record.reason,
+            str(record.attempts + record.runs),
+            age(age_of(record, now)),
+            printable(record.business_id or "-"),
+            printable(record.error),
+        )
+        for record in found
+    ]
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)][:-1]
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for row in (heads, *rows):
+        line = "  ".join([*map(str.ljust, row, widths), row[-1]])
+        print(line[:width].rstrip())
+
+
+def age(seconds: float) -> str:
+    """``42s``, ``15m``, ``3h`` or ``9d``: whole units of the largest that fits."""
+    for unit, length in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)}{unit}"
+    return f"{max(0, int(seconds))}s"
+
+
+def printable(text: str, lines: bool = False) -> str:
+    """A message's text can hold anything: control characters do not reach the terminal."""
+    return "".join(
+        c
+        if c.isprintable() or (lines and c in "\n\t")
+        else " "
+        if c in "\n\t"
+        else "\N{REPLACEMENT CHARACTER}"
+        for c in text
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

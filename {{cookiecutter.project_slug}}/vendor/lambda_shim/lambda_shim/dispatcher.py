@@ -1,0 +1,414 @@
+"""The overflow's dispatcher: a Lambda function on the failure queue.
+
+It is called with three kinds of events:
+
+- messages of the failure queue: pointers to records that the service put down, what SQS has
+  dead-lettered, and what other services failed at. Each is put on record, then acknowledged.
+- "ECS Task State Change": a task has stopped; what it leaves behind is launched again or parked.
+- a schedule's tick: the sweep, which finds what no event told of.
+
+After each it launches tasks for records that wait, within the launch budget. A launch that fails
+leaves its record waiting, so no event fails for it: the next event or sweep tries again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from time import time
+from typing import Any, NamedTuple, Protocol
+
+from lambda_shim import records as dead_letters
+from lambda_shim.budget import OPEN, LaunchBudget, Limits, Task, signature
+from lambda_shim.pointers import pointed
+from lambda_shim.records import (
+    KEEP,
+    OWN,
+    PARKED,
+    RUNNING,
+    WAITING,
+    DeadLetterRecord,
+    Records,
+    Waiting,
+    _Keep,
+    changed,
+    parked,
+    run_failed,
+)
+
+log = logging.getLogger("lambda_shim")
+
+# A launch whose answer is missing for so long (seconds) is asked for again by the sweep, under the
+# same token: twice the longest that a dispatcher may live.
+ANSWER_MOST = 300.0
+# A task of which ECS knows nothing may be too young to be listed.
+UNKNOWN_MOST = 300.0
+
+
+class Launch(NamedTuple):
+    """What a task is started with: a pointer, never the message, which may be larger than all that
+    RunTask's overrides may hold.
+
+    Attributes:
+        id: names the launch; the same launch asked for twice starts one task.
+        key: the record to begin with.
+        pool: whose records to take.
+    """
+
+    id: str
+    key: str
+    pool: str
+
+
+class Stopped(NamedTuple):
+    """How a task ended. ``failed`` is None when it ended well."""
+
+    failed: str | None
+
+
+class LaunchRefused(Exception):
+    """No task was started, and none will be; the message says why."""
+
+
+class Launcher(Protocol):
+    """What starts tasks."""
+
+    def launch(self, launch: Launch) -> str:
+        """Start a task; returns its ARN.
+
+        Raises:
+            LaunchRefused: for certain there is no task. Any other exception: there may be one.
+        """
+        ...
+
+    def ended(self, arns: list[str]) -> Mapping[str, Stopped]:
+        """Those of these tasks that have stopped or are not known, and how."""
+        ...
+
+    def log_of(self, arn: str) -> str:
+        """Where a person finds the task's log."""
+        ...
+
+
+class Sources(Protocol):
+    """Which pool runs what fails where; see ``registry``."""
+
+    @property
+    def pools(self) -> tuple[str, ...]: ...
+
+    def place(self, record: DeadLetterRecord) -> DeadLetterRecord:
+        """The record with its pool set; or parked, when nothing may run it."""
+        ...
+
+
+class OwnMessages:
+    """Without a registry, whatever arrives is the service's own."""
+
+    pools = (OWN,)
+
+    def place(self, record: DeadLetterRecord) -> DeadLetterRecord:
+        return record
+
+
+class Dispatcher:
+    """Call it as Lambda does, with an event and a context.
+
+    Args:
+        records: the store.
+        launcher: starts tasks.
+        limits: the launch budget.
+        sources: which runners take what; default: all is the service's own.
+        clock: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        launcher: Launcher,
+        limits: Limits | None = None,
+        sources: Sources | None = None,
+        clock: Callable[[], float] = time,
+    ) -> None:
+        self.records = records
+        self.launcher = launcher
+        self.limits = limits or Limits()
+        self.sources = sources or OwnMessages()
+        self.clock = clock
+        self.budget = LaunchBudget(records.objects, self.limits, clock)
+
+    def __call__(self, event: dict[str, Any], context: object = None) -> dict[str, Any]:
+        """Handle one event of any kind.
+
+        Returns the messages that are to return, in the form Lambda expects, for those of a queue;
+        otherwise how many tasks were launched.
+        """
+        if "Records" in event:
+            failures = self.take(event["Records"], context)
+            self._launch_what_waits()
+            return {"batchItemFailures": [{"itemIdentifier": each} for each in failures]}
+        if event.get("detail-type") == "ECS Task State Change":
+            self.task_changed(event["detail"])
+            return {"launched": self._launch_what_waits()}
+        self.sweep()
+        self._measure()
+        return {"launched": self._launch_what_waits()}
+
+    # -- messages
+
+    def take(self, messages: list[dict[str, Any]], context: object = None) -> list[str]:
+        """Put each message on record; returns the ids of those that could not be."""
+        failures = []
+        try:
+            circuit_open = self.budget.circuit() == OPEN
+        except Exception:
+            log.exception("the launch budget could not be read")
+            return [message["messageId"] for message in messages]
+        for message in messages:
+            try:
+                self._take(message, circuit_open, context)
+            except Exception:
+                log.exception(
+                    "not put on record, returned to the failure queue",
+                    extra={"message_id": message["messageId"]},
+                )
+                failures.append(message["messageId"])
+        return failures
+
+    def _take(self, message: dict[str, Any], circuit_open: bool, context: object) -> None:
+        if (key := pointed(message["body"])) is not None:
+            if circuit_open:
+                self.records.update(dead_letters.record_key(key), _park_for_the_circuit)
+            return
+        record = self.sources.place(_dead_letter(message, context))
+        if circuit_open and record.state == WAITING:
+            record = parked(record, dead_letters.CIRCUIT_OPEN, record.error)
+        stored = self.records.put(record)
+        details = {"message_id": record.message_id, "reason": stored.reason}
+        log.warning("on record, %s: %s", stored.state, stored.error, extra=details)
+
+    # -- tasks
+
+    def task_changed(self, detail: Mapping[str, Any]) -> None:
+        """An EventBridge event's detail: of interest is that a task of ours has stopped."""
+        from lambda_shim.ecs import launch_of, stopped
+
+        if detail.get("lastStatus") != "STOPPED":
+            return
+        launch = launch_of(detail)
+        if launch is not None:
+            self.task_ended(launch, detail.get("taskArn"), stopped(detail))
+
+    def task_ended(self, launch: str, arn: str | None, how: Stopped) -> None:
+        """Settle what a task leaves behind, however often it is told to have ended."""
+        where = None if arn is None else self.launcher.log_of(arn)
+        failed = how.failed or "the task ended without having run the record"
+        # What it was at: a runner that ends in good order gives its record back first.
+        for key in list(self.records.running()):
+            self.records.update(key, lambda record: self._left(record, launch, failed, where))
+        # What it was launched for and never took up.
+        key = launch.rpartition(".")[0]
+        self.records.update(key, lambda record: self._never_taken(record, launch, failed, where))
+        # Last, so that whoever is killed before it does all of it again.
+        self.budget.ended(launch, None if how.failed is None else signature(how.failed))
+
+    def _left(
+        self, record: DeadLetterRecord | None, launch: str, failed: str, where: str | None
+    ) -> DeadLetterRecord | _Keep:
+        if record is None or record.state != RUNNING or record.lease is None:
+            return KEEP
+        if record.lease.task != launch:
+            return KEEP
+        where = where or record.log
+        return run_failed(record, self.limits.runs, dead_letters.TASK_STOPPED, failed, log=where)
+
+    def _never_taken(
+        self, record: DeadLetterRecord | None, launch: str, failed: str, where: str | None
+    ) -> DeadLetterRecord | _Keep:
+        if record is None or record.state != WAITING or launch in record.stopped:
+            return KEEP
+        names = [event.detail if event.event == "launching" else None for event in record.history]
+        since = names.index(launch) if launch in names else 0
+        # Taken up since, by whichever task: the launch has served its purpose.
+        if any(event.event == "claimed" for event in record.history[since:]):
+            return KEEP
+        stops = [*record.stopped, launch]
+        where = where or record.log
+        if len(stops) >= self.limits.starts:
+            return parked(record, dead_letters.NEVER_STARTED, failed, stopped=stops, log=where)
+        return changed(record, "not started", failed, stopped=stops, log=where)
+
+    # -- the sweep
+
+    def sweep(self) -> None:
+        """Find what no event told of: tasks that are gone, launches without an answer, leases that
+        have run out."""
+        budget = self.budget.read()
+        now = self.clock()
+        arns = {task.arn: launch for launch, task in budget.tasks.items() if task.arn is not None}
+        if arns:
+            for arn, how in self.launcher.ended(list(arns)).items():
+                if how.failed != UNKNOWN_TASK or (
+                    now - budget.tasks[arns[arn]].booked_at > UNKNOWN_MOST
+                ):
+                    self.task_ended(arns[arn], arn, how)
+        for launch, task in budget.tasks.items():
+            if task.arn is None and now - task.booked_at > ANSWER_MOST:
+                self._ask(Launch(launch, task.key, task.pool), task)
+        for key in list(self.records.running()):
+            self._sweep_running(key)
+
+    def _measure(self) -> None:
+        """What alarms and dashboards watch: how much lies in the store, and for how long."""
+        waiting = [each for pool in self.sources.pools for each in self.records.waiting(pool)]
+        running = sum(1 for _ in self.records.running())
+        total = len(list(self.records.keys()))
+        now = self.clock()
+        _emit_metrics(
+            WaitingRecords=len(waiting),
+            RunningRecords=running,
+            DeadLetterRecords=max(0, total - len(waiting) - running),
+            OldestWaitingRecord=int(max((each.age(now) for each in waiting), default=0)),
+        )
+
+    def _sweep_running(self, key: str) -> None:
+        def expire(record: DeadLetterRecord | None) -> DeadLetterRecord | _Keep:
+            if record is None or record.state != RUNNING or record.lease is None:
+                return KEEP
+            if record.lease.until > self.clock():
+                return KEEP
+            failed = f"the lease of {record.lease.task} ran out"
+            return run_failed(record, self.limits.runs, dead_letters.TASK_STOPPED, failed)
+
+        record = self.records.update(key, expire)
+        if record is None or record.state != RUNNING:
+            self.records.forget_marker(f"running/{key}")
+
+    # -- launching
+
+    def _launch_what_waits(self) -> int:
+        try:
+            return self.launch_what_waits()
+        except Exception:
+            log.exception("nothing launched; the sweep tries again")
+            return 0
+
+    def launch_what_waits(self) -> int:
+        """Launch tasks for records that wait, within the budget; returns how many."""
+        launched = 0
+        budget = self.budget.read()
+        on_their_way = {task.key for task in budget.tasks.values()}
+        for pool in self.sources.pools:
+            if self.budget.refusal(budget) is not None:
+                break
+            for waiting in self.records.waiting(pool):
+                if (why := self.budget.refusal(budget)) is not None:
+                    log.info("not launched: %s", why)
+                    return launched
+                if waiting.key in on_their_way:
+                    continue
+                launched += self._launch(waiting, pool)
+                budget = self.budget.read()
+        return launched
+
+    def _launch(self, waiting: Waiting, pool: str) -> bool:
+        key = waiting.key
+        record = self.records.get(key)
+        if record is None or record.state != WAITING:
+            self.records.forget_marker(waiting.marker)
+            return False
+        launch = Launch(f"{key}.{record.launches + 1}", key, pool)
+        if (why := self.budget.book(launch.id, key, pool)) is not None:
+            log.info("not launched: %s", why)
+            return False
+
+        def count(record: DeadLetterRecord | None) -> DeadLetterRecord | _Keep:
+            number = int(launch.id.rpartition(".")[2])
+            if record is None or record.state != WAITING or record.launches >= number:
+                return KEEP
+            return changed(record, "launching", launch.id, launches=number)
+
+        self.records.update(key, count)
+        return self._ask(launch, None)
+
+    def _ask(self, launch: Launch, booked: Task | None) -> bool:
+        """Ask for a task; ``booked`` when it was asked for before, without an answer."""
+        try:
+            arn = self.launcher.launch(launch)
+        except LaunchRefused as refused:
+            log.error("launch refused: %s", refused, extra={"message_id": launch.key})
+            _emit_metrics(FailedLaunches=1)
+            why = str(refused)
+
+            def note(record: DeadLetterRecord | None) -> DeadLetterRecord | _Keep:
+                if record is None or record.state != WAITING:
+                    return KEEP
+                return changed(record, "launch refused", why)
+
+            self.records.update(launch.key, note)
+            self.budget.refused(launch.id)
+            return False
+        except Exception:
+            # There may be a task or not: the sweep asks again, under the same token.
+            log.exception("launch without an answer", extra={"message_id": launch.key})
+            _emit_metrics(FailedLaunches=1)
+            return False
+        self.budget.started(launch.id, arn)
+        log.info("launched %s", arn, extra={"message_id": launch.key})
+        return True
+
+
+# What ``Launcher.ended`` says of a task that it does not find.
+UNKNOWN_TASK = "the task is not known"
+
+
+def _park_for_the_circuit(record: DeadLetterRecord | None) -> DeadLetterRecord | _Keep:
+    if record is None or record.state != WAITING:
+        return KEEP
+    return parked(record, dead_letters.CIRCUIT_OPEN, record.error)
+
+
+def _dead_letter(message: dict[str, Any], context: object) -> DeadLetterRecord:
+    """The record of a message that reached the failure queue unchanged."""
+    attributes = dict(message["attributes"])
+    first = attributes.get("ApproximateFirstReceiveTimestamp") or attributes.get("SentTimestamp")
+    source = attributes.get("DeadLetterQueueSourceArn") or message.get("eventSourceARN", "")
+    function, request_id = dead_letters.function_identity(context)
+    return DeadLetterRecord(
+        message_id=message["messageId"],
+        reason=dead_letters.DEAD_LETTERED,
+        error="dead-lettered by SQS: its deliveries ended in timeouts, crashes or failing imports",
+        body=message["body"],
+        # The delivery to the dispatcher is counted by SQS, but is none of the service's.
+        attempts=max(1, int(attributes["ApproximateReceiveCount"]) - 1),
+        source=source,
+        function=function,
+        request_id=request_id,
+        parked_at=dead_letters.now(),
+        first_failed_at=None if first is None else dead_letters.now(int(first) / 1000),
+        attributes=attributes,
+        message_attributes=message.get("messageAttributes") or {},
+        state=WAITING,
+    )
+
+
+def _emit_metrics(**values: int) -> None:
+    """One line in CloudWatch's embedded metric format; counts, and ages in seconds."""
+    import json
+
+    directive = {
+        "Namespace": "LambdaService",
+        "Dimensions": [["FunctionName"]],
+        "Metrics": [
+            {"Name": name, "Unit": "Seconds" if name.startswith("Oldest") else "Count"}
+            for name in values
+        ],
+    }
+    line = {
+        "_aws": {"Timestamp": int(time() * 1000), "CloudWatchMetrics": [directive]},
+        "FunctionName": dead_letters.function_identity(None)[0].rpartition(":")[0],
+        **values,
+    }
+    print(json.dumps(line, separators=(",", ":")), flush=True)
+
+
+__all__ = ["PARKED", "Dispatcher", "Launch", "LaunchRefused", "Launcher", "Sources", "Stopped"]

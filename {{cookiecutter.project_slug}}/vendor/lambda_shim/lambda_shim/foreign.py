@@ -1,0 +1,243 @@
+"""Running another service's function: its code, layers, environment and handler, in a process of
+its own.
+
+For Python functions packaged as zip, on the runner's architecture. The function's process is given
+the function's variables and the task's role, and nothing else of the runner's environment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import IO, Any
+
+from lambda_shim import records as dead_letters
+from lambda_shim.archives import UNPACKED_MOST, BadArchive, unpack
+from lambda_shim.contract import Reject
+from lambda_shim.records import DeadLetterRecord
+from lambda_shim.registry import Registry, Target
+from lambda_shim.runner import Job, Run
+
+# What a process needs to find itself and, in a task, its role's credentials.
+PASSED = (
+    "PATH",
+    "LANG",
+    "TZ",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "AWS_EXECUTION_ENV",
+)
+SECRETS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+)
+ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
+DOWNLOAD_TIMEOUT = 60.0  # seconds without a byte
+
+
+class NotRunnable(Reject):
+    """The function cannot be run here, now or ever; ``code`` is the reason to park with."""
+
+    def __init__(self, code: str, why: str) -> None:
+        super().__init__(why)
+        self.code = code
+
+
+class FunctionFailed(Exception):
+    """The function raised, died, or named its message as failed; the text is its own."""
+
+
+def redact(text: str, environ: Mapping[str, str] = os.environ) -> str:
+    """A text for logs and records, without credentials and without signatures of URLs."""
+    text = re.sub(r"(?i)(x-amz-[a-z-]+=)[^&\s\"'<>]+", r"\1…", text)
+    for name in SECRETS:
+        if len(secret := environ.get(name, "")) >= 8:
+            text = text.replace(secret, "…")
+    return text
+
+
+def download(url: str) -> IO[bytes]:
+    """What lies at a presigned URL, in a temporary file. The URL is as good as a password, so no
+    error shows it."""
+    from urllib.request import urlopen
+
+    if not url.startswith(("https://", "http://")):
+        raise BadArchive("the code does not lie at a web address")
+    file = tempfile.TemporaryFile()  # noqa: SIM115
+    try:
+        with urlopen(url, timeout=DOWNLOAD_TIMEOUT) as answer:
+            size = 0
+            while block := answer.read(1 << 20):
+                size += len(block)
+                if size > UNPACKED_MOST:
+                    raise BadArchive(f"more than {UNPACKED_MOST:,} bytes")
+                file.write(block)
+    except BadArchive:
+        file.close()
+        raise
+    except OSError as error:
+        file.close()
+        status = getattr(error, "code", "")
+        raise OSError(f"the code could not be fetched: {type(error).__name__} {status}") from None
+    file.seek(0)
+    return file
+
+
+def functions(
+    registry: Registry,
+    client: Any = None,
+    opt: str = "/opt",
+    fetch: Callable[[str], IO[bytes]] = download,
+) -> Job:
+    """The job that runs whatever function is registered for a record.
+
+    Args:
+        registry: what may run.
+        client: boto3's for Lambda.
+        opt: where layers are unpacked. Another place, when this one cannot be written to, serves
+            all code that finds its modules by ``sys.path``.
+        fetch: for tests.
+    """
+
+    def job(record: DeadLetterRecord, run: Run) -> None:
+        nonlocal client
+        target = registry.target(record)
+        if target is None:
+            raise NotRunnable(dead_letters.NOT_REGISTERED, "no function is registered for it")
+        if client is None:
+            import boto3
+
+            client = boto3.client("lambda")
+        found = client.get_function(FunctionName=target.function.function)
+        python = interpreter(found)
+        with tempfile.TemporaryDirectory(prefix="function-") as directory:
+            task, layers = os.path.join(directory, "task"), opt
+            os.mkdir(task)
+            if not os.access(opt, os.W_OK):
+                layers = os.path.join(directory, "opt")
+                os.mkdir(layers)
+            left = UNPACKED_MOST
+            for layer in found["Configuration"].get("Layers", ()):
+                content = client.get_layer_version_by_arn(Arn=layer["Arn"])["Content"]
+                left -= _place(fetch(content["Location"]), layers, left)
+            _place(fetch(found["Code"]["Location"]), task, left)
+            _call(python, found["Configuration"], target, record, task, layers, directory)
+
+    return job
+
+
+def _place(file: IO[bytes], directory: str, most: int) -> int:
+    with file:
+        try:
+            return unpack(file, directory, most)
+        except BadArchive as error:
+            raise NotRunnable(dead_letters.NOT_RUNNABLE, f"its code: {error}") from None
+
+
+def interpreter(found: Mapping[str, Any]) -> str:
+    """The Python that runs a function, as GetFunction describes it. Raises NotRunnable."""
+    configuration = found["Configuration"]
+    if configuration.get("PackageType") == "Image" or "ImageUri" in found.get("Code", {}):
+        raise NotRunnable(dead_letters.IMAGE_FUNCTION, "the function is a container image")
+    runtime: str = configuration.get("Runtime", "")
+    if not re.fullmatch(r"python3\.\d+", runtime):
+        raise NotRunnable(dead_letters.NOT_RUNNABLE, f"its runtime is {runtime or 'not named'}")
+    here = ARCHITECTURES.get(platform.machine().lower(), platform.machine())
+    if here not in (there := configuration.get("Architectures") or ["x86_64"]):
+        raise NotRunnable(
+            dead_letters.NOT_RUNNABLE, f"it is built for {', '.join(there)}, the runner is {here}"
+        )
+    if runtime == f"python{sys.version_info.major}.{sys.version_info.minor}":
+        return sys.executable
+    if (path := shutil.which(runtime)) is None:
+        raise NotRunnable(dead_letters.NOT_RUNNABLE, f"the runner has no {runtime}")
+    return path
+
+
+def environment(
+    configuration: Mapping[str, Any], task: str, layers: str, environ: Mapping[str, str]
+) -> dict[str, str]:
+    """The environment of the function's process, as Lambda sets it."""
+    variables = configuration.get("Environment", {}).get("Variables", {})
+    runtime = configuration["Runtime"]
+    path = [task, f"{layers}/python", f"{layers}/python/lib/{runtime}/site-packages"]
+    own = {name: environ[name] for name in PASSED if name in environ}
+    return {
+        **own,
+        **variables,
+        "AWS_LAMBDA_FUNCTION_NAME": configuration["FunctionName"],
+        "AWS_LAMBDA_FUNCTION_VERSION": configuration.get("Version", "$LATEST"),
+        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(configuration.get("MemorySize", 128)),
+        "LAMBDA_TASK_ROOT": task,
+        "LAMBDA_RUNTIME_DIR": layers,
+        "_HANDLER": configuration["Handler"],
+        "PYTHONPATH": os.pathsep.join([*path, *filter(None, [variables.get("PYTHONPATH")])]),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _call(
+    python: str,
+    configuration: Mapping[str, Any],
+    target: Target,
+    record: DeadLetterRecord,
+    task: str,
+    layers: str,
+    directory: str,
+) -> None:
+    """Run the handler; raises FunctionFailed unless it returned, and did not name its message."""
+    answer_path = os.path.join(directory, "answer.json")
+    event_path = os.path.join(directory, "event.json")
+    call = {
+        "event": target.event,
+        "request_id": record.message_id,
+        "function_arn": target.function.function,
+        "answer": answer_path,
+    }
+    with open(event_path, "w", encoding="utf-8") as file:
+        json.dump(call, file)
+    child = os.path.join(os.path.dirname(os.path.abspath(__file__)), "foreign_child.py")
+    with open(child, encoding="utf-8") as file:
+        code = file.read()
+    process = subprocess.Popen(
+        # As a string, not by its path: the directory it lies in is none of the function's.
+        [python, "-c", code, event_path],
+        cwd=task,
+        env=environment(configuration, task, layers, os.environ),
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        status = process.wait()
+    finally:
+        # Whatever it has left running, also when SIGTERM's grace or a lost lease ended the wait.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    try:
+        with open(answer_path, encoding="utf-8") as file:
+            answer = json.load(file)
+    except (OSError, ValueError):
+        raise FunctionFailed(f"the function's process ended with status {status}") from None
+    if "error" in answer:
+        failed = FunctionFailed(redact(answer["error"]))
+        failed.add_note(redact(answer["traceback"]))
+        raise failed
+    returned = answer["returned"]
+    if isinstance(returned, dict) and returned.get("batchItemFailures"):
+        raise FunctionFailed("the function named its message in batchItemFailures")

@@ -1,0 +1,59 @@
+"""The process of another service's function: imports its handler and calls it once.
+
+Runs under the function's own interpreter, which may be older: nothing but the standard library, and
+nothing of this package, is imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import traceback
+from typing import Any
+
+# "No limit of time" for code that asks: a year, in milliseconds.
+REMAINING = 365 * 86_400 * 1000
+
+
+class LambdaContext:
+    """What the handler is given beside the event."""
+
+    def __init__(self, call: dict[str, Any]) -> None:
+        self.aws_request_id = call["request_id"]
+        self.function_name = os.environ["AWS_LAMBDA_FUNCTION_NAME"]
+        self.function_version = os.environ["AWS_LAMBDA_FUNCTION_VERSION"]
+        self.memory_limit_in_mb = os.environ["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"]
+        self.invoked_function_arn = call["function_arn"]
+        self.log_group_name = os.environ.get("AWS_LAMBDA_LOG_GROUP_NAME", "")
+        self.log_stream_name = os.environ.get("AWS_LAMBDA_LOG_STREAM_NAME", "")
+        self.identity = None
+        self.client_context = None
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Milliseconds."""
+        return REMAINING
+
+
+def main(path: str) -> None:
+    """Read the call from this file; write what became of it where the call says."""
+    with open(path, encoding="utf-8") as file:
+        call = json.load(file)
+    try:
+        module, _, name = os.environ["_HANDLER"].rpartition(".")
+        handler = getattr(importlib.import_module(module.replace("/", ".")), name)
+        answer = {"returned": handler(call["event"], LambdaContext(call))}
+        text = json.dumps(answer, default=str)
+    except BaseException as error:
+        answer = {
+            "error": "".join(traceback.format_exception_only(type(error), error)).strip(),
+            "traceback": traceback.format_exc(),
+        }
+        text = json.dumps(answer)
+    with open(call["answer"], "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

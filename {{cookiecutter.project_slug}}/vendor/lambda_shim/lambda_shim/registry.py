@@ -1,0 +1,238 @@
+"""Which function runs a dead letter, when the failure queue serves more than one service.
+
+A dead letter rarely names its function, so a file lists where dead letters may come from and which
+function is to run them. Nothing else ever runs: what the file does not list is parked.
+
+::
+
+    {
+      "own": ["arn:aws:sqs:eu-central-1:123456789012:orders"],
+      "functions": [
+        {
+          "function": "arn:aws:lambda:eu-central-1:123456789012:function:billing",
+          "sources": ["arn:aws:sqs:eu-central-1:123456789012:bills", "arn:aws:s3:::scans"],
+          "pool": "billing",
+          "task_definition": "billing-overflow",
+          "role": "arn:aws:iam::123456789012:role/billing-overflow"
+        }
+      ]
+    }
+
+``own`` are the queues of this service. Sources are ARNs of queues, topics, buckets, rules and
+functions; a function's own ARN is a source of it without being listed.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+import msgspec
+
+from lambda_shim.records import NOT_REGISTERED, OWN, DeadLetterRecord, parked
+
+
+class Function(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A function that dead letters are run with.
+
+    Attributes:
+        function: its ARN, with an alias or version or without.
+        pool: names the tasks that run it: small letters, digits and hyphens; not ``own``.
+        task_definition: of those tasks; its architecture is the function's.
+        role: ARN of the role that they take on, with the function's permissions.
+        sources: ARNs.
+    """
+
+    function: str
+    pool: str
+    task_definition: str
+    role: str
+    sources: tuple[str, ...] = ()
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    own: tuple[str, ...] = ()
+    functions: tuple[Function, ...] = ()
+
+
+class Target(NamedTuple):
+    """What is to be run: a function, and the event it failed at."""
+
+    function: Function
+    event: Any
+
+
+class Registry:
+    """The registry, as the dispatcher's ``sources`` and the runner need it."""
+
+    def __init__(self, own: tuple[str, ...], functions: tuple[Function, ...]) -> None:
+        self.own = frozenset(own)
+        self.functions = functions
+        self._by_source: dict[str, Function] = {}
+        for each in functions:
+            if not each.pool or each.pool == OWN or set(each.pool) - set(_POOL):
+                raise ValueError(f"{each.function}: not a name for a pool: {each.pool!r}")
+            for source in (_unqualified(each.function), *each.sources):
+                if source in self.own or self._by_source.setdefault(source, each) is not each:
+                    raise ValueError(f"{source} is registered twice")
+        settings = {(each.pool, each.task_definition, each.role) for each in functions}
+        if len(settings) != len({each.pool for each in functions}):
+            raise ValueError("a pool has one task definition and one role")
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        return (OWN, *sorted({each.pool for each in self.functions}))
+
+    @property
+    def task_definitions(self) -> dict[str, str]:
+        """By pool, for ``ecs.TaskSettings``."""
+        return {each.pool: each.task_definition for each in self.functions}
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """By pool, for ``ecs.TaskSettings``."""
+        return {each.pool: each.role for each in self.functions}
+
+    def place(self, record: DeadLetterRecord) -> DeadLetterRecord:
+        """The record with its pool; parked when nothing is registered for it."""
+        source = record.attributes.get("DeadLetterQueueSourceArn")
+        if source in self.own:
+            return msgspec.structs.replace(record, pool=OWN)
+        target = self.target(record)
+        if target is None:
+            found = ", ".join(candidate.source for candidate in candidates(record)) or "no source"
+            why = f"no function is registered for {found}"
+            return parked(record, NOT_REGISTERED, why)
+        return msgspec.structs.replace(record, pool=target.function.pool)
+
+    def target(self, record: DeadLetterRecord) -> Target | None:
+        """What to run; None when nothing is registered."""
+        for candidate in candidates(record):
+            function = self._by_source.get(_unqualified(candidate.source))
+            if function is not None:
+                return Target(function, candidate.event)
+        return None
+
+
+_POOL = "abcdefghijklmnopqrstuvwxyz0123456789-"
+
+
+class Candidate(NamedTuple):
+    """Where a dead letter may have come from, and the function's event if it has."""
+
+    source: str
+    event: Any
+
+
+def candidates(record: DeadLetterRecord) -> list[Candidate]:
+    """Every source that a dead letter tells of, the surest first.
+
+    - A queue's redrive: SQS names the queue; the event is that message alone.
+    - A function's on-failure destination: names the function, and holds the event.
+    - A rule's dead-letter queue (EventBridge): names rule and target, the body is the event.
+    - A subscription's (SNS): the body is the notification.
+    - A function's DeadLetterConfig: the body is the event, which may name topic, bucket or rule.
+    """
+    if (queue := record.attributes.get("DeadLetterQueueSourceArn")) is not None:
+        return [Candidate(queue, _queue_event(record, queue))]
+    try:
+        body = json.loads(record.body)
+    except ValueError:
+        return []
+    if not isinstance(body, dict):
+        return []
+    found: list[Candidate] = []
+    request = body.get("requestContext")
+    if isinstance(request, dict) and "requestPayload" in body:
+        if isinstance(arn := request.get("functionArn"), str):
+            found.append(Candidate(arn, body["requestPayload"]))
+        return found
+    for name in ("TARGET_ARN", "RULE_ARN"):
+        if isinstance(arn := _attribute(record, name), str):
+            found.append(Candidate(arn, body))
+    if body.get("Type") == "Notification" and isinstance(topic := body.get("TopicArn"), str):
+        found.append(Candidate(topic, _topic_event(body, topic)))
+    found += [Candidate(arn, body) for arn in _named_in(body)]
+    return found
+
+
+def _named_in(event: dict[str, Any]) -> list[str]:
+    """The ARNs of the first record's topic or bucket, or of the scheduled event's rule."""
+    records = event.get("Records")
+    if isinstance(records, list) and records and isinstance(records[0], dict):
+        first = records[0]
+        for keys in (("Sns", "TopicArn"), ("s3", "bucket", "arn")):
+            value: Any = first
+            for key in keys:
+                value = value.get(key) if isinstance(value, dict) else None
+            if isinstance(value, str):
+                return [value]
+    resources = event.get("resources")
+    if "detail-type" in event and isinstance(resources, list):
+        return [each for each in resources if isinstance(each, str)]
+    return []
+
+
+def _attribute(record: DeadLetterRecord, name: str) -> str | None:
+    attribute = record.message_attributes.get(name)
+    value = attribute.get("stringValue") if isinstance(attribute, dict) else None
+    return value if isinstance(value, str) else None
+
+
+def _queue_event(record: DeadLetterRecord, queue: str) -> dict[str, Any]:
+    from hashlib import md5
+
+    attributes = {n: v for n, v in record.attributes.items() if n != "DeadLetterQueueSourceArn"}
+    return {
+        "Records": [
+            {
+                "messageId": record.message_id,
+                "receiptHandle": "",
+                "body": record.body,
+                "attributes": attributes,
+                "messageAttributes": record.message_attributes,
+                "md5OfBody": md5(record.body.encode(), usedforsecurity=False).hexdigest(),
+                "eventSource": "aws:sqs",
+                "eventSourceARN": queue,
+                "awsRegion": (queue.split(":") + [""] * 4)[3],
+            }
+        ]
+    }
+
+
+def _topic_event(notification: dict[str, Any], topic: str) -> dict[str, Any]:
+    return {
+        "Records": [
+            {
+                "EventSource": "aws:sns",
+                "EventVersion": "1.0",
+                "EventSubscriptionArn": topic,
+                "Sns": notification,
+            }
+        ]
+    }
+
+
+def _unqualified(arn: str) -> str:
+    """A function's ARN without version or alias; any other ARN as it is."""
+    parts = arn.split(":")
+    return ":".join(parts[:7]) if parts[2:3] == ["lambda"] and len(parts) == 8 else arn
+
+
+def load(path: str) -> Registry:
+    """Read the registry's file.
+
+    Raises:
+        ValueError: it is no registry; the message names the field, or what is listed twice.
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        data = file.read()
+    try:
+        found = msgspec.json.decode(data, type=_File)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"{path}: {error}") from None
+    try:
+        return Registry(found.own, found.functions)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None

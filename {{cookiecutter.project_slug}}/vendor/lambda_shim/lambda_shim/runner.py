@@ -1,0 +1,537 @@
+"""The overflow's runner: the entry point of the task that finishes what Lambda could not.
+
+It takes up the record that it was launched for, runs the same core as the function does, without a
+limit of time, and goes on with other records that wait. What each outcome means:
+
+=========================  ==================================================
+outcome                    the record
+=========================  ==================================================
+returns                    is removed
+``Retry``                  is tried again in this process, up to ``retries``
+``Reject``, malformed      is parked
+other exception            waits again, is parked after ``runs`` failed runs
+SIGTERM                    is given back, nothing is counted
+lease lost                 is its new holder's
+=========================  ==================================================
+
+A heartbeat renews the record's lease and the ledger's claims. Every change at the end is a
+conditional write against the lease: a runner that lost it completes nothing. A runner that is
+killed leaves its lease behind, which the dispatcher settles.
+
+The exit status is 0 when no run failed, else 1.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+from time import monotonic, sleep, time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from lambda_shim import records as dead_letters
+from lambda_shim.batch import _current, stamp_log_records
+from lambda_shim.budget import CLOSED, OPEN, LaunchBudget, Limits, signature
+from lambda_shim.contract import (
+    BusinessMessage,
+    Context,
+    DeadlineReached,
+    Ledger,
+    MalformedMessage,
+    NeedsMoreTime,
+    Reject,
+    Retry,
+    UnknownMessageType,
+    describe,
+)
+from lambda_shim.records import OWN, DeadLetterRecord, LeaseLost, Records
+
+if TYPE_CHECKING:
+    from lambda_shim.batch import Wiring
+
+P = TypeVar("P")
+M = TypeVar("M", bound=BusinessMessage)
+
+log = logging.getLogger("lambda_shim")
+
+# Until a retry that names no time.
+RETRY_WAIT = 30.0
+# Shortly before the grace ends, by the same rule as the function's deadline guard.
+GUARD_SHARE, GUARD_MOST = 0.1, 2.0
+
+
+class RunnerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Times are in seconds.
+
+    Attributes:
+        lease: how long a record is held without a heartbeat; renewed every third of it.
+        grace: from SIGTERM until the job is ended; below the container's stop timeout (30 s by
+            default on Fargate, 120 at most).
+        drain: from the start; after it no further record is taken up.
+        retries: of one record in one run.
+        retry_most: longest wait for one of them.
+    """
+
+    lease: float = 120.0
+    grace: float = 25.0
+    drain: float = 3600.0
+    retries: int = 10
+    retry_most: float = 900.0
+
+
+class LeaseGone(BaseException):
+    """Raised in a job when its record has become somebody else's."""
+
+
+class Run:
+    """One try of one record, as a job sees it."""
+
+    def __init__(self, record: DeadLetterRecord) -> None:
+        self.record = record
+        self.claims = Claims()
+        self.context: Context[Any] | None = None
+        self._deadline: float | None = None
+
+    def attach(self, context: Context[Any]) -> None:
+        """Let SIGTERM shorten this context's remaining time, and log lines bear its ids."""
+        self.context = context
+        _current[0] = context
+        if self._deadline is not None:
+            self.end_by(self._deadline)
+
+    def end_by(self, deadline: float) -> None:
+        """From now on the job has but a limited time, and sees so in its context."""
+        self._deadline = deadline
+        if self.context is not None:
+            msgspec.structs.force_setattr(self.context, "deadline", deadline)
+
+
+# What runs a record; raises as business logic does.
+Job = Callable[[DeadLetterRecord, Run], None]
+
+
+def core(
+    decode: Callable[[str], M],
+    handle: Callable[[M, Context[P]], None],
+    wire: Callable[[], Wiring[P]],
+) -> Job:
+    """The service's own job: the arguments are those of ``batch.SqsHandler``."""
+    wiring = wire()
+
+    def job(record: DeadLetterRecord, run: Run) -> None:
+        message = decode(record.body)
+        run.claims.ledger = wiring.ledger
+        attempt = record.attempts + record.runs + 1
+        context = Context(wiring.ports, run.claims, message, record.message_id, attempt)
+        run.attach(context)
+        handle(message, context)
+
+    return job
+
+
+class Claims:
+    """A ledger whose claims are renewed for as long as they are held.
+
+    The ledger below need not be safe for threads: one call at a time.
+    """
+
+    def __init__(self) -> None:
+        self.ledger: Ledger | None = None
+        self._held: dict[str, tuple[str, float]] = {}
+        # Reentrant: a signal may end the job in the midst of a call, and `once` then releases.
+        self._lock = threading.RLock()
+
+    def _below(self) -> Ledger:
+        assert self.ledger is not None
+        return self.ledger
+
+    def claim(self, key: str, token: str, lease: float) -> tuple[str, float]:
+        with self._lock:
+            answer = self._below().claim(key, token, lease)
+            if answer[0] == "claimed":
+                self._held[key] = (token, lease)
+            return answer
+
+    def complete(self, key: str, token: str) -> bool:
+        with self._lock:
+            self._held.pop(key, None)
+            return self._below().complete(key, token)
+
+    def release(self, key: str, token: str) -> bool:
+        with self._lock:
+            self._held.pop(key, None)
+            return self._below().release(key, token)
+
+    def renew(self) -> None:
+        with self._lock:
+            for key, (token, lease) in self._held.items():
+                self._below().claim(key, token, lease)
+
+
+class _Heartbeat:
+    """Renews a lease until it is stopped; calls ``lost`` once when it is not to be had any more."""
+
+    def __init__(
+        self,
+        records: Records,
+        key: str,
+        owner: str,
+        lease: float,
+        claims: Callable[[], object],
+        lost: Callable[[], object],
+    ) -> None:
+        self._arguments = records, key, owner, lease
+        self._claims = claims
+        self._lost = lost
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name=f"heartbeat {key}", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        records, key, owner, lease = self._arguments
+        until = monotonic() + lease
+        pause = lease / 3
+        while not self._stop.wait(pause):
+            pause = lease / 3
+            started = monotonic()
+            try:
+                records.renew(key, owner, lease)
+                until = started + lease
+            except LeaseLost:
+                self._lost()
+                return
+            except Exception:
+                log.exception("the lease was not renewed, trying again")
+                if monotonic() > until:
+                    self._lost()
+                    return
+                pause = lease / 20
+            try:
+                self._claims()
+            except Exception:
+                log.exception("the ledger's claims were not renewed, trying again")
+
+
+class Runner:
+    """Runs records until none is left, its time is up, it is told to stop or the circuit opens.
+
+    Args:
+        records: the store.
+        launch: the launch that this process belongs to.
+        load: gives the job. Called with the first record in hand, so that an import that fails is
+            a failed run of that record, told in it and counted by the circuit.
+        pool: whose records it takes.
+        limits: the launch budget's.
+        settings: see there.
+        clock: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        launch: str,
+        load: Callable[[], Job],
+        pool: str = OWN,
+        limits: Limits | None = None,
+        settings: RunnerSettings | None = None,
+        clock: Callable[[], float] = time,
+    ) -> None:
+        self.records = records
+        self.launch = launch
+        self.pool = pool
+        self.limits = limits or Limits()
+        self.settings = settings or RunnerSettings()
+        self.budget = LaunchBudget(records.objects, self.limits, clock)
+        self._load = load
+        self._job: Job | None = None
+        self._run: Run | None = None
+        self._in_job = False  # a signal may raise
+        self._stopping_at: float | None = None  # on monotonic's clock, from SIGTERM on
+        self._lost = False
+        self._listening = False
+        self._circuit = CLOSED
+        self._failed = False
+        self._seen: set[str] = set()
+
+    # -- signals, which Python handles in the main thread
+
+    def listen(self) -> None:
+        """Handle SIGTERM, and the heartbeat's and the grace's signals, from now on."""
+        signal.signal(signal.SIGTERM, self._on_term)
+        signal.signal(signal.SIGUSR1, self._on_lost)
+        signal.signal(signal.SIGALRM, self._on_alarm)
+        self._listening = True
+
+    def _on_term(self, _signal: int, _frame: object) -> None:
+        if self._stopping_at is not None:
+            return
+        grace = self.settings.grace
+        self._stopping_at = monotonic() + grace
+        if self._run is not None:
+            # The job may save how far it has come.
+            self._run.end_by(self._stopping_at)
+        guard = grace - min(GUARD_MOST, grace * GUARD_SHARE)
+        signal.setitimer(signal.ITIMER_REAL, max(guard, 0.001))
+
+    def _on_alarm(self, _signal: int, _frame: object) -> None:
+        if self._in_job:
+            self._in_job = False
+            raise DeadlineReached("the task is being stopped")
+
+    def _on_lost(self, _signal: int, _frame: object) -> None:
+        if self._lost and self._in_job:
+            self._in_job = False
+            raise LeaseGone
+
+    def _lose(self) -> None:
+        """Called by the heartbeat's thread."""
+        self._lost = True
+        if not self._listening:  # unheard, the signal would end the process
+            return
+        main = threading.main_thread().ident
+        assert main is not None
+        signal.pthread_kill(main, signal.SIGUSR1)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether SIGTERM has been received."""
+        return self._stopping_at is not None
+
+    # -- records
+
+    def run(self, key: str) -> int:
+        """Run this record and then others that wait; returns the exit status."""
+        until = monotonic() + self.settings.drain
+        self._take(key)
+        self._drain(until)
+        return 1 if self._failed else 0
+
+    def _drain(self, until: float) -> None:
+        """Run what waits, the oldest first, until nothing is left that was not tried before."""
+        while True:
+            waiting = [
+                each for each in self.records.waiting(self.pool) if each.key not in self._seen
+            ]
+            if not waiting:
+                return
+            for each in waiting:
+                if self.stopping or self._circuit == OPEN or monotonic() >= until:
+                    return
+                self._take(each.key, each.marker)
+
+    def _take(self, key: str, marker: str | None = None) -> None:
+        """Run a record, unless it is not, or no longer, to be had."""
+        if self.stopping:
+            return
+        self._seen.add(key)
+        claimed = self.records.claim(key, self.launch, self.settings.lease)
+        if claimed is None:
+            if marker is not None:
+                self.records.forget_marker(marker)
+            return
+        record, owner = claimed
+        self._lost = False
+        self._run = run = Run(record)
+        lease = self.settings.lease
+        beat = _Heartbeat(self.records, key, owner, lease, run.claims.renew, self._lose)
+        try:
+            error = self._try(record, run)
+            self._settle(record, owner, run, error)
+        finally:
+            self._run = None
+            _current[0] = None
+            beat.stop()
+
+    def _try(self, record: DeadLetterRecord, run: Run) -> BaseException | None:
+        """Run the job, again after each Retry; returns what it raised in the end."""
+        for attempt in range(self.settings.retries + 1):
+            error: BaseException | None = None
+            # Two nested tries: however late a signal raises, the outer one catches it.
+            try:
+                try:
+                    self._in_job = True
+                    if self._lost:
+                        raise LeaseGone
+                    if self.stopping:
+                        raise DeadlineReached("the task is being stopped")
+                    if self._job is None:
+                        self._job = self._load()
+                    self._job(record, run)
+                finally:
+                    self._in_job = False
+            except (Exception, DeadlineReached, LeaseGone) as raised:
+                error = raised
+            if not isinstance(error, Retry) or attempt == self.settings.retries:
+                return error
+            wait = RETRY_WAIT if error.after is None else max(error.after, 0.0)
+            wait = min(wait, self.settings.retry_most)
+            log.warning("again in %.1f s: %s", wait, describe(error))
+            until = monotonic() + wait
+            # Short sleeps, so that SIGTERM and a lost lease are seen between any two of them.
+            while (left := until - monotonic()) > 0 and not (self.stopping or self._lost):
+                sleep(min(left, 0.1))
+            if self.stopping:
+                return error
+        raise AssertionError("the last retry returns")
+
+    def _settle(
+        self, record: DeadLetterRecord, owner: str, run: Run, error: BaseException | None
+    ) -> None:
+        key, records = record.key, self.records
+        context = run.context
+        business_id = record.business_id if context is None else context.business_id
+        details = {"message_id": record.message_id, "business_id": business_id}
+        failed: str | None = None
+        _current[0] = None
+        match error:
+            case None:
+                if not self._write(lambda: records.complete(key, owner), record):
+                    return
+                log.info("done", extra=details)
+            case LeaseGone():
+                self._failed = True
+                log.error("the lease was lost, the job was ended", extra=details)
+                return
+            case DeadlineReached() | Retry() | NeedsMoreTime() if self.stopping:
+                self._write(lambda: records.release(key, owner, describe(error)), record)
+                log.warning("given back: %s", describe(error), extra=details)
+                return
+            case Reject() | MalformedMessage():
+                reason = dead_letters.MALFORMED
+                if isinstance(error, Reject):
+                    reason = getattr(error, "code", dead_letters.REJECTED)
+                parking = {"business_id": business_id}
+                if not self._write(
+                    lambda: records.park(key, owner, reason, describe(error), **parking), record
+                ):
+                    return
+                log.error("parked: %s: %s", reason, describe(error), extra=details)
+            case _:
+                self._failed = True
+                failed = signature(error)
+                log.error("the run failed: %s", describe(error), exc_info=error, extra=details)
+                if not self._fail(record, owner, business_id, error):
+                    return
+        try:
+            self._circuit = self.budget.ran(self.launch, failed)
+        except Exception:
+            log.exception("the circuit was not told of the run")
+
+    def _fail(
+        self,
+        record: DeadLetterRecord,
+        owner: str,
+        business_id: str | None,
+        error: BaseException,
+    ) -> bool:
+        import traceback
+
+        text = "".join(traceback.format_exception(error))
+        reason = dead_letters.RUN_FAILED
+        if isinstance(error, UnknownMessageType):
+            reason = dead_letters.UNKNOWN_TYPE
+        elif isinstance(error, Retry):
+            reason = dead_letters.RETRIES_EXHAUSTED
+
+        def fail() -> None:
+            self.records.held(
+                record.key,
+                owner,
+                lambda held: dead_letters.run_failed(
+                    held,
+                    self.limits.runs,
+                    reason,
+                    describe(error),
+                    traceback=text,
+                    business_id=business_id,
+                ),
+            )
+
+        return self._write(fail, record)
+
+    def _write(self, write: Callable[[], object], record: DeadLetterRecord) -> bool:
+        """Write a run's end; a store that is away is tried again for as long as the lease would
+        last. False: nothing was written, the record is its next holder's."""
+        until = monotonic() + self.settings.lease
+        pause = 0.05
+        while True:
+            try:
+                write()
+                return True
+            except LeaseLost:
+                self._failed = True
+                log.error(
+                    "the lease was lost, the run does not count",
+                    extra={"message_id": record.message_id},
+                )
+                return False
+            except Exception:
+                if monotonic() + pause > until:
+                    self._failed = True
+                    log.exception("the run's end could not be written; it will be repeated")
+                    return False
+                log.exception("the run's end was not written, trying again")
+                sleep(pause)
+                pause = min(pause * 2, 10.0)
+
+
+def settings_of(environ: Mapping[str, str]) -> tuple[Limits, RunnerSettings]:
+    """``OVERFLOW_LIMITS`` and ``OVERFLOW_RUNNER``: JSON objects with the fields of Limits and of
+    RunnerSettings, all optional. Raises ValueError naming the variable and the field."""
+    try:
+        limits = msgspec.json.decode(environ.get("OVERFLOW_LIMITS") or "{}", type=Limits)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"OVERFLOW_LIMITS: {error}") from None
+    try:
+        text = environ.get("OVERFLOW_RUNNER") or "{}"
+        return limits, msgspec.json.decode(text, type=RunnerSettings)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"OVERFLOW_RUNNER: {error}") from None
+
+
+def _load_functions(environ: Mapping[str, str]) -> Job:
+    from lambda_shim import foreign, registry
+
+    return foreign.functions(registry.load(environ["OVERFLOW_REGISTRY"]))
+
+
+def main(environ: Mapping[str, str], load: Callable[[], Job]) -> int:
+    """The runner's entry point; returns the exit status.
+
+    Args:
+        environ: ``RECORDS_URL``, and what the launch has set: ``OVERFLOW_LAUNCH``,
+            ``OVERFLOW_RECORD``, ``OVERFLOW_POOL``; for a pool of the registry's, its file's path in
+            ``OVERFLOW_REGISTRY``.
+        load: see Runner; import the service's code in it, not at the top of the module.
+    """
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stdout,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+    )
+    stamp_log_records()
+    missing = [n for n in ("RECORDS_URL", "OVERFLOW_LAUNCH", "OVERFLOW_RECORD") if n not in environ]
+    if missing:
+        log.error("the environment lacks %s", ", ".join(missing))
+        return 2
+    limits, settings = settings_of(environ)
+    pool = environ.get("OVERFLOW_POOL", OWN)
+    runner = Runner(
+        dead_letters.open_records(environ["RECORDS_URL"]),
+        environ["OVERFLOW_LAUNCH"],
+        load if pool == OWN else partial(_load_functions, environ),
+        pool,
+        limits,
+        settings,
+    )
+    runner.listen()
+    return runner.run(environ["OVERFLOW_RECORD"])
