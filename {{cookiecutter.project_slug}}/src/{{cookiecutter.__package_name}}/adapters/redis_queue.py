@@ -14,11 +14,24 @@ class RedisQueue:
         self._queue = Queue.open(url)
 
     def send_entries(self, entries: Sequence[Entry]) -> list[Refused]:
-        _, failed = self._queue.send_batch(
-            local_sqs.Entry(entry.body, group_id=entry.group_id) for entry in entries
-        )
+        _, failed = self._queue.send_batch([_local(entry) for entry in entries])
         # The local queue is never short of capacity: what it refuses, SQS refuses as well.
         return [Refused(f.index, True, f.code, f.message) for f in failed]
 
     def change_visibility(self, receipt: str, seconds: float) -> None:
         self._queue.change_visibility(receipt, seconds)
+
+
+def _local(entry: Entry) -> local_sqs.Entry:
+    attributes = {
+        name: local_sqs.MessageAttribute(
+            value["dataType"], value.get("stringValue"), value.get("binaryValue")
+        )
+        for name, value in (entry.attributes or {}).items()
+    }
+    return local_sqs.Entry(
+        entry.body,
+        attributes=attributes,
+        group_id=entry.group_id,
+        deduplication_id=entry.deduplication_id,
+    )
