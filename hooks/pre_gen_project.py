@@ -61,12 +61,20 @@ LAYOUT = """
     blueprints build conftest container deploy dist docs lambda_shim local_sqs procgroup src test
     tests tools vendor
 """
+# Programs that a service runs, or that its environment has in bin/, where its own command would lie.
+PROGRAMS = """
+    activate activate_this aws bash cdk chpst dash deactivate docker dotenv env git jq make node
+    npm npx osls pip pip3 podman python python3 redis_cli redis_server runsv runsvdir sam
+    serverless sh sls sv uvx valkey_cli valkey_server zsh
+"""
 # Words that YAML does not read as text, and file names that Windows keeps for itself.
 SPECIAL = """
     false n no none null off on true y yes aux com1 com2 com3 com4 com5 com6 com7 com8 com9 con
     lpt1 lpt2 lpt3 lpt4 lpt5 lpt6 lpt7 lpt8 lpt9 nul prn
 """
-RESERVED_NAMES = set(" ".join((KEYWORDS, STANDARD_LIBRARY, DEPENDENCIES, LAYOUT, SPECIAL)).split())
+RESERVED_NAMES = set(
+    " ".join((KEYWORDS, STANDARD_LIBRARY, DEPENDENCIES, LAYOUT, PROGRAMS, SPECIAL)).split()
+)
 
 LONGEST = {"project_name": 60, "project_slug": 40, "description": 200, "owner": 100}  # characters
 
@@ -108,7 +116,7 @@ def slug_problem(slug: str) -> str:
     package = slug.replace("-", "_")
     if package in RESERVED_NAMES:
         return (
-            f"project_slug would name the package {package}, which Python, a dependency, "
+            f"project_slug would name the package {package}, which Python, a dependency, a program, "
             "the service's own layout, YAML or Windows already uses."
         )
     return ""

@@ -76,6 +76,9 @@ SLUGS_ALLOWED = [
     "types2",
 ]
 SLUGS_REFUSED = [
+    "redis-server",
+    "runsv",
+    "python",
     "",
     ".",
     "..",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from ..baking import ROOT, BakedProject, environment
 
 BLOCK = re.compile(r"^```(?:sh|bash|console|shell)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-PROGRAMS = {"cd", "curl", "git", "make", "procgroup", "redis-cli", "sam", "uv", "uvx"}
+PROGRAMS = {"aws", "cd", "curl", "git", "make", "npx", "procgroup", "redis-cli", "sam", "uv", "uvx"}
 
 
 def commands(text: str) -> Iterator[str]:
@@ -60,6 +60,6 @@ def test_make_alone_lists_the_targets() -> None:
         ["make"], cwd=ROOT, env=environment(), capture_output=True, text=True, check=True
     )
     listed = [line.split()[1] for line in process.stdout.splitlines()]
-    known = "help setup demo test test-all stress lint format bench lock"
+    known = "help setup demo test test-all stress lint format bench deploy-tools lock"
     assert listed == known.split()
     assert all(len(line.split()) > 3 for line in process.stdout.splitlines())

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
 
 from ..baking import ROOT, TREE, git
 
@@ -63,3 +67,38 @@ def test_no_index_and_no_path_of_a_machine_in_the_lock() -> None:
         r"^\s*(--(extra-)?index|--find-links|-f |-i )|://|file:", lock, re.MULTILINE
     )
     assert not re.search(r"(^|\s)/\w", lock)
+
+
+def test_names_of_any_length_leave_python_formatted(tmp_path: Path) -> None:
+    """Where an answer stands in a Python string, the formatter must not care how long it is."""
+    sources = [path for path in (ROOT / TREE).rglob("*.py*") if holds_answers(path)]
+    assert sources
+    environment = Environment(keep_trailing_newline=True, undefined=StrictUndefined)
+    for number, source in enumerate(sources):
+        template = environment.from_string(source.read_text("utf-8"))
+        for length in range(1, 201):
+            answers = {
+                "project_name": "n" * min(length, 60),
+                "project_slug": "s" * min(length, 40),
+                "__package_name": "s" * min(length, 40),
+                "description": "d" * length,
+                "owner": "o" * min(length, 100),
+            }
+            text = template.render(cookiecutter=answers)
+            (tmp_path / f"{number}_{length}.py").write_text(text, "utf-8")
+    style = ("--no-cache", "--config", str(ROOT / TREE / "ruff.toml"))
+    process = subprocess.run(
+        [sys.executable, "-m", "ruff", "format", "--check", *style, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stdout
+
+
+def holds_answers(path: Path) -> bool:
+    """Whether free text of an answer stands in the file, and nothing else of Jinja."""
+    markers = set(re.findall(r"\{[{%].*?[}%]\}", path.read_text("utf-8")))
+    free = {f"{{{{ cookiecutter.{name} }}}}" for name in ("project_name", "description", "owner")}
+    names = free | {"{{ cookiecutter.project_slug }}", "{{ cookiecutter.__package_name }}"}
+    return bool(markers & free) and markers <= names

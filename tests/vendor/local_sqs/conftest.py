@@ -113,7 +113,7 @@ def _kinds() -> list[str]:
     return [kind for kind, path in _SERVERS.items() if path or kind != "redis-6.2"]
 
 
-def _binary(kind: str) -> str:
+def binary(kind: str) -> str:
     return _SERVERS[kind] or pytest.skip(f"no {kind} server here")
 
 
@@ -131,7 +131,7 @@ def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     """One server of each kind for the whole run."""
-    running = Server(_binary(request.param), tmp_path_factory.mktemp(request.param))
+    running = Server(binary(request.param), tmp_path_factory.mktemp(request.param))
     yield running
     running.kill()
 

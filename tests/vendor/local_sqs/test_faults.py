@@ -64,6 +64,16 @@ def test_duplicate_as_a_count_ends_and_as_a_probability_goes_on(queue, client):
     assert queue.stats().ready == queue.stats().in_flight == 0
 
 
+@pytest.mark.parametrize("probability", [0.00001, 0.5, 1.0])
+def test_a_probability_however_small_is_kept_as_one(queue, client, probability):
+    set_faults(client, "work", duplicate=probability)
+    kept = client.execute("HGET", "work:faults", "duplicate").decode()
+    whole, point, digits = kept.partition(".")  # faults.lua takes it for a count without a point
+    assert point
+    assert (whole + digits).isdecimal()
+    assert float(kept) == probability
+
+
 def test_duplicated_and_not_deleted_a_message_is_still_dead_lettered(queue, client):
     set_faults(client, "work", duplicate=1.0)
     queue.send("a")

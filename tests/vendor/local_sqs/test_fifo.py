@@ -221,6 +221,16 @@ def test_deduplication_lasts_five_minutes_from_the_original(fifo, client):
     assert fifo.stats().ready == 2
 
 
+def test_deduplication_ends_after_five_minutes_for_however_many_messages(fifo, client):
+    client.execute("RPUSH", "work.fifo", *map(str, range(3000)))
+    assert fifo.stats().ready == 3000
+    advance_clock(client, FIVE_MINUTES)
+    again = [Entry(str(number), group_id="again") for number in range(0, 3000, 300)]
+    ids, failed = fifo.send_batch(again)
+    assert (len(set(ids)), failed) == (10, [])
+    assert fifo.stats().ready == 3010
+
+
 def test_deduplication_outlives_the_message(fifo):
     first = fifo.send("a", group_id="a")
     (message,) = fifo.receive()
@@ -245,7 +255,7 @@ def test_an_id_given_overrides_content_based_deduplication(fifo):
 def test_a_send_that_is_repeated_after_a_lost_answer_enqueues_once(fifo):
     arguments = ("an-id", "body", "a", "d", "", '{"group_id": "a", "deduplication_id": "d"}')
     for _ in range(2):
-        ((identifier, _number),) = fifo.client.run(fifo._scripts.send, "work.fifo", *arguments)
+        ((identifier, _number),) = fifo.client.run(fifo._scripts.send, "work.fifo", "", *arguments)
         assert identifier == b"an-id"
     assert fifo.stats().ready == 1
 
@@ -498,6 +508,51 @@ def test_more_pushed_messages_than_one_look_adopts(fifo, client):
         seen += _bodies(messages)
         fifo.delete_batch(message.receipt for message in messages)
     assert seen == [*map(str, range(1500))]
+
+
+@pytest.mark.parametrize("pushed", [1, 2500])
+def test_what_was_pushed_is_not_overtaken_by_what_is_sent_later(fifo, client, pushed):
+    client.execute("RPUSH", "work.fifo", *map(str, range(pushed)))
+    fifo.send("sent", group_id="default")
+    client.execute("RPUSH", "work.fifo", "pushed last")
+    seen = []
+    while messages := fifo.receive():
+        seen += _bodies(messages)
+        fifo.delete_batch(message.receipt for message in messages)
+    assert seen == [*map(str, range(pushed)), "sent", "pushed last"]
+
+
+def test_a_send_is_a_duplicate_of_what_was_pushed_before(fifo, client):
+    client.execute("RPUSH", "work.fifo", "same")
+    sent = fifo.send("same", group_id="another")
+    (message,) = fifo.receive()
+    assert (message.id, message.group_id) == (sent, "default")
+
+
+@pytest.mark.parametrize("look", ["receive", "peek", "stats"])
+def test_nothing_past_its_retention_is_shown_or_counted_however_much_expires(fifo, client, look):
+    fifo.create(fifo=True, content_based_deduplication=True, retention=60)
+    client.execute("RPUSH", "work.fifo", *map(str, range(2500)))
+    assert fifo.stats().ready == 2500
+    advance_clock(client, 60)
+    if look == "stats":
+        stats = fifo.stats()
+        assert (stats.ready, stats.oldest_age_seconds) == (0, 0)
+    else:
+        assert getattr(fifo, look)() == []
+    assert _leftovers(client, "work.fifo") == []
+
+
+def test_all_flights_return_however_many_end_at_once(fifo, client):
+    bodies = [f"{number}" for number in range(1500)]
+    envelopes = [json.dumps({"$message": {"body": body, "group_id": body}}) for body in bodies]
+    client.execute("RPUSH", "work.fifo", *envelopes)
+    while fifo.receive():
+        pass
+    assert fifo.stats().in_flight == 1500
+    advance_clock(client, 30)
+    stats = fifo.stats()
+    assert (stats.ready, stats.in_flight) == (1500, 0)
 
 
 @pytest.mark.parametrize("how", ["send", "push", "delete", "change_visibility", "advance_clock"])

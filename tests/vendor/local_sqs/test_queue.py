@@ -15,6 +15,7 @@ from local_sqs import (
     advance_clock,
     read_clock,
 )
+from local_sqs.event import event, queue_arn
 
 
 @pytest.fixture
@@ -293,6 +294,141 @@ def test_a_malformed_envelope_is_a_plain_body(queue, client, envelope):
     (message,) = queue.receive()
     assert message.body == envelope
     assert message.attributes == {}
+
+
+def _with_attributes(attributes):
+    return json.dumps({"$message": {"body": "a", "attributes": attributes}})
+
+
+@pytest.mark.parametrize("name", ["work", "work.fifo"])
+@pytest.mark.parametrize(
+    "envelope",
+    [
+        *(
+            _with_attributes({"k": attribute})
+            for attribute in (
+                {"dataType": "String", "stringValue": "v", "binaryValue": 5},
+                {"dataType": "String", "stringValue": "v", "binaryValue": "AAAA"},
+                {"dataType": "Binary", "binaryValue": "AAAA", "stringValue": 7},
+                {"dataType": "Binary", "binaryValue": "AAAA", "stringValue": "v"},
+                {"dataType": "Binary", "binaryValue": "A==="},
+                {"dataType": "Binary", "binaryValue": "=AAA"},
+                {"dataType": "Binary", "binaryValue": ""},
+                {"dataType": "String", "stringValue": ""},
+                {"dataType": "String", "stringValue": "\u0000"},
+                {"dataType": "String", "stringValue": "\ufffe"},
+                {"dataType": "String-x", "stringValue": "v"},
+                {"dataType": "String." + "x" * 250, "stringValue": "v"},
+                {"dataType": "String", "stringValue": "v", "more": 1},
+                {"dataType": "Number", "stringValue": "x"},
+                {"dataType": "Number", "stringValue": "."},
+                {"dataType": "Number", "stringValue": "0x10"},
+                {"dataType": "Number", "stringValue": "1" * 39},
+                {"dataType": "Number", "stringValue": "1e127"},
+                {"dataType": "Number", "stringValue": "-1e129"},
+                {"dataType": "Number", "stringValue": "nan"},
+            )
+        ),
+        *(
+            _with_attributes({name: {"dataType": "String", "stringValue": "v"}})
+            for name in ("", "k" * 257, "a b", "\u00fc", ".k", "k.", "a..b", "AWS.k", "amazon.k")
+        ),
+        _with_attributes(
+            {f"k{number}": {"dataType": "String", "stringValue": "v"} for number in range(11)}
+        ),
+        _with_attributes({"k": {"dataType": "String", "stringValue": "v", "more": 0.5}}).replace(
+            "0.5", "1e400"
+        ),
+        '{"$message": {"body": "a\\u0000"}}',
+    ],
+)
+def test_an_envelope_with_what_send_refuses_is_a_plain_body(client, name, envelope):
+    queue = Queue(client, name)
+    client.execute("RPUSH", name, envelope, "next")
+    first, second = queue.receive()
+    assert (first.body, first.attributes, second.body) == (envelope, {}, "next")
+    event([first], queue_arn(name))
+
+
+@pytest.mark.parametrize("name", ["work", "work.fifo"])
+def test_an_envelope_with_what_send_takes_is_taken(client, name):
+    attributes = {
+        "Name_1-a.b": ("String.custom", "a\tb\u00fc\U0001f600", None),
+        "awsome": ("String", "\ufffd", None),
+        "longest": ("String." + "x" * 249, "v", None),
+        "k" * 256: ("Number", "-12.50", None),
+        "number": ("Number.int", "1" * 38, None),
+        "zeros": ("Number", "1" + "0" * 60, None),
+        "largest": ("Number", "1e126", None),
+        "sign": ("Number", "+3", None),
+        "bytes": ("Binary", None, "AA=="),
+        "more": ("Binary.png", None, "+/8="),
+    }
+    envelope = _with_attributes(
+        {
+            name: {"dataType": kind, "stringValue": text, "binaryValue": binary}
+            for name, (kind, text, binary) in attributes.items()
+        }
+    )
+    queue = Queue(client, name)
+    client.execute("RPUSH", name, envelope)
+    (message,) = queue.receive()
+    assert message.body == "a"
+    assert message.attributes == {
+        name: MessageAttribute(*values) for name, values in attributes.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        '{"attributes":{"k":{"dataType":"String","stringValue":"v","binaryValue":5}},"group_id":"g"}',
+        '{"attributes":{"k":{"dataType":"Binary","binaryValue":"?"}},"group_id":"g"}',
+        '{"attributes":{"k":{"dataType":"String","stringValue":"v","binaryValue":"A"}},"group_id":"g"}',
+        '{"attributes":7,"group_id":"g"}',
+    ],
+)
+def test_a_stored_message_whose_attributes_are_spoilt_is_received_without_them(
+    queue, client, details
+):
+    sent = queue.send("a")
+    client.execute("HSET", "work:details", sent, details)
+    (shown,) = queue.peek()
+    (message,) = queue.receive()
+    assert (message.id, message.body, message.attributes) == (sent, "a", {})
+    assert message.group_id == shown.group_id == "g"
+    event([message], queue_arn("work"))
+    assert queue.delete(message.receipt)
+
+
+@pytest.mark.parametrize(
+    "details", ["{", "[]", '{"group_id":7}', "[" * 5000, '{"group_id":"\\ud800"}']
+)
+def test_a_stored_message_whose_details_are_spoilt_is_received_without_them(queue, client, details):
+    sent = queue.send("a")
+    client.execute("HSET", "work:details", sent, details)
+    (message,) = queue.receive()
+    assert (message.id, message.body, message.attributes) == (sent, "a", {})
+    assert message.group_id is None
+
+
+@pytest.mark.parametrize("details", ["{", "[]", "7", "null"])
+@pytest.mark.parametrize("suffix", ["", ".fifo"])
+def test_a_stored_message_whose_details_are_spoilt_is_dead_lettered_and_moved_back(
+    client, details, suffix
+):
+    queue, dead = Queue(client, "work" + suffix), Queue(client, "work-dead" + suffix)
+    queue.create(max_receive_count=1, dead_letter_queue=dead.name, fifo=bool(suffix))
+    sent = queue.send("a", group_id="g", deduplication_id="d" if suffix else None)
+    client.execute("HSET", f"{queue.name}:details", sent, details)
+    assert len(queue.receive()) == 1
+    advance_clock(client, 30)
+    assert queue.receive() == []
+    (letter,) = dead.peek()
+    assert (letter.id, letter.dead_letter_source) == (sent, queue.name)
+    client.execute("HSET", f"{dead.name}:details", sent, details)
+    assert dead.redrive(destination=queue.name) == 1
+    assert [message.body for message in queue.receive()] == ["a"]
 
 
 # What SQS refuses

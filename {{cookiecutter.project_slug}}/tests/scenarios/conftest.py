@@ -37,6 +37,10 @@ def service(
         launch_group(
             PROJECT / "blueprints" / "service.yaml",
             variables=variables,
-            overrides={"roles": {"worker": {"environment": {"PYTHONPATH": str(PROJECT)}}}},
+            # Another name, so that `make send` finds the service that `make run` keeps up.
+            overrides={
+                "name": "{{ cookiecutter.project_slug }}-scenario",
+                "roles": {"worker": {"environment": {"PYTHONPATH": str(PROJECT)}}},
+            },
         )
     )

@@ -8,6 +8,8 @@ import time
 
 from procgroup import ProcessGroup, processes, wardens
 
+# A test run under nohup hands down that it is ignored.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 blueprint, way, variables = sys.argv[1:]
 supervisor = "builtin" if way == "forked" else way
 if way == "forked":

@@ -101,7 +101,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 
     peek = command("peek", _peek, "show the next messages without receiving them")
     peek.add_argument("--dead", action="store_true", help="those of the dead-letter queue")
-    peek.add_argument("--number", "-n", type=int, default=10, metavar="N", help="at most (10)")
+    peek.add_argument("--number", "-n", type=_count, default=10, metavar="N", help="at most (10)")
     peek.add_argument("--json", action="store_true", help="a JSON line for each message")
 
     purge = command("purge", _purge, "delete every message of a queue")
@@ -114,6 +114,13 @@ def _positive(text: str) -> float:
     number = float(text)
     if not number > 0:
         raise argparse.ArgumentTypeError(f"must be more than 0, got {text}")
+    return number
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
     return number
 
 
@@ -195,7 +202,7 @@ def _send(options: argparse.Namespace, place: Place) -> int:
             body,
             delay=options.delay,
             attributes=dict(options.attribute) or None,
-            group_id=options.group_id,
+            group_id=options.group_id or ("default" if queue.fifo else None),
             deduplication_id=options.deduplication_id,
         )
     print(f"sent {body} as {identifier}")

@@ -19,6 +19,10 @@ Argument = str | bytes | int | float
 _pack = cast("Callable[[tuple[Argument, ...]], bytes]", hiredis.pack_command)
 
 
+# A server that is just being restarted is nobody's concern.
+_TELL_AFTER = 0.5  # seconds
+
+
 class RedisError(Exception):
     """Redis answered with an error."""
 
@@ -193,19 +197,27 @@ class Client:
         return reply
 
     def _converse(self, packed: bytes, replies: int) -> list[Any]:
-        give_up = None
-        pause = 0.005
+        away_since = None
+        pause, told = 0.005, False
         while True:
             try:
                 connection = self._connected()
                 connection.sendall(packed)
-                return [self._read(connection) for _ in range(replies)]
+                answers = [self._read(connection) for _ in range(replies)]
             except (OSError, hiredis.ProtocolError) as error:
                 self.close()
                 now = time.monotonic()
-                give_up = now + self.retry_for if give_up is None else give_up
-                if now + pause > give_up:
+                away_since = now if away_since is None else away_since
+                if now + pause > away_since + self.retry_for:
                     raise ConnectionLost(f"Redis at {self.address}: {error}") from error
+                if now - away_since > _TELL_AFTER and not told:
+                    told = True
+                    _tell(f"Redis at {self.address}: {error}; trying for {self.retry_for:g} s")
+            else:
+                if told and away_since is not None:
+                    away = time.monotonic() - away_since
+                    _tell(f"Redis at {self.address} is back after {away:.1f} s")
+                return answers
             time.sleep(pause)
             pause = min(2 * pause, 0.25)
 
@@ -254,3 +266,9 @@ class Client:
         if isinstance(reply, RedisError) and str(reply).startswith("LOADING"):
             raise _Loading(str(reply))
         return reply
+
+
+def _tell(text: str) -> None:
+    from . import log  # seldom needed, and not cheap to import
+
+    log.line(text)

@@ -54,9 +54,16 @@ def set_faults(
             else:
                 client.execute("HDEL", _CRASHES, name)
         elif value is not None:
-            of_the_queue += (name, value or "")
+            of_the_queue += (name, _stored(value))
     if of_the_queue:
         client.run(_SET, queue, *of_the_queue)
+
+
+def _stored(value: float) -> str | int:
+    """A fault as `lua/faults.lua` reads it: it knows a probability by the decimal point, which 1e-05 lacks."""
+    if not value:
+        return ""
+    return f"{value:.12f}" if isinstance(value, float) else value
 
 
 def clear_faults(client: Client, queue: str) -> None:

@@ -88,6 +88,10 @@ class _Claimed(msgspec.Struct, frozen=True):
     group: str | None
 
 
+# An error that Redis answers with (out of memory, read-only, a key of another type) may pass, too.
+_TROUBLE = (ConnectionLost, RedisError)
+
+
 class _BackOff:
     """Doubling pauses. `until`: the end of the current one, by the clock of time.monotonic."""
 
@@ -234,7 +238,7 @@ class EventSourceMapping:
         timers.append(self._look_at)
         try:
             descriptor = self._waiter.arm()
-        except ConnectionLost as error:
+        except _TROUBLE as error:
             self._lost(error)
             timers.append(self._retry_at)
             return -1
@@ -244,7 +248,7 @@ class EventSourceMapping:
         try:
             self._waiter.consume()
             self._look_at = 0.0
-        except ConnectionLost as error:
+        except _TROUBLE as error:
             self._lost(error)
 
     def _tell_ready(self) -> None:
@@ -264,11 +268,8 @@ class EventSourceMapping:
             self._claim()
             if self._away_since is not None:
                 self._back()
-        except ConnectionLost as error:
+        except _TROUBLE as error:
             self._lost(error)
-        except RedisError as error:
-            # Out of memory, read-only, a key of another type: may pass, too.
-            self._lost(ConnectionLost(f"Redis at {self._client.address} refused: {error}"))
 
     def _create_queue(self) -> None:
         queue = self._settings.queue
@@ -292,13 +293,16 @@ class EventSourceMapping:
             log.line(f"Redis at {self._client.address} is back after {away:.1f} s")
         self._away_since, self._away_told = None, False
 
-    def _lost(self, error: ConnectionLost) -> None:
+    def _lost(self, error: ConnectionLost | RedisError) -> None:
         started = self._away_since is not None  # it may just not have started yet
         now = time.monotonic()
         if self._away_since is None:
             self._away_since = now
         if not self._away_told and not (started and now - self._away_since < 1.0):
-            log.line(f"{error}; retrying until it is back")
+            what = f"Redis at {self._client.address} refused: {error}"
+            if isinstance(error, ConnectionLost):
+                what = str(error)
+            log.line(f"{what}; retrying until it is back")
             self._away_told = True
         self._queue_exists = False  # it may come back empty
         self._waiter.close()
@@ -397,7 +401,7 @@ class EventSourceMapping:
             self._delete_done()
             for claimed in self._gathered:
                 self._queue.change_visibility(claimed.receipt, 0)
-        except ConnectionLost as error:
+        except _TROUBLE as error:
             log.line(f"{error}; what was not deleted returns after its visibility timeout")
 
     # Environments
@@ -594,7 +598,7 @@ class EventSourceMapping:
         if self._away_since is None and self._look_at <= time.monotonic():
             try:
                 received = self._queue.look(self._settings.mapping.batch_size)
-            except ConnectionLost as error:
+            except _TROUBLE as error:
                 self._lost(error)
                 return
             self._look_at = time.monotonic() + (0 if received.left else received.quiet_for)

@@ -69,6 +69,14 @@ class Details(msgspec.Struct, omit_defaults=True):
     dead_letter_source: str | None = None
 
 
+class _Rest(msgspec.Struct):
+    """Details without the attributes."""
+
+    group_id: str | None = None
+    deduplication_id: str | None = None
+    dead_letter_source: str | None = None
+
+
 _decode_details = msgspec.json.Decoder(Details).decode
 _NO_DETAILS = Details()
 
@@ -91,6 +99,26 @@ def new_ids(number: int) -> list[str]:
     return [id_from(digits[at : at + 32]) for at in range(0, 32 * number, 32)]
 
 
+def _details(packed: bytes) -> Details:
+    """Details as stored. Anybody may write to Redis, and a single message must not stop the queue: attributes
+    that are none are left out, and so is everything when the text is no details at all."""
+    text = packed.decode("utf-8", "replace")
+    try:
+        known = _decode_details(text)
+        for attribute in known.attributes.values():
+            if attribute.binary_value is not None:
+                from binascii import a2b_base64
+
+                a2b_base64(attribute.binary_value, strict_mode=True)
+    except (ValueError, RecursionError):  # of msgspec and binascii: ValueErrors
+        try:
+            rest = msgspec.json.decode(text, type=_Rest)
+        except (ValueError, RecursionError):
+            return _NO_DETAILS
+        return Details({}, rest.group_id, rest.deduplication_id, rest.dead_letter_source)
+    return known
+
+
 def from_reply(
     marks: Sequence[bytes],
     bodies: Sequence[bytes],
@@ -111,7 +139,7 @@ def from_reply(
         enqueued, *received = marks[2 * index + 1].decode().split(" ")
         count, first, seed = received or ("0", "0", "")
         packed = details[index] if details else None
-        known = _decode_details(packed.decode("utf-8", "replace")) if packed else _NO_DETAILS
+        known = _details(packed) if packed else _NO_DETAILS
         messages.append(
             Message(
                 id_,

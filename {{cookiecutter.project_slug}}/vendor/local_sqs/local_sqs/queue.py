@@ -218,10 +218,19 @@ class Queue:
                 "BatchRequestTooLong", f"batch of {total} bytes; 1,048,576 at most"
             )
         if arguments:
-            answers = self.client.run(self._scripts.send, self.name, *arguments)
             if self.fifo:
-                self._take_answers(answers, ids, failed)
+                self._take_answers(self._send_fifo(arguments), ids, failed)
+            else:
+                self.client.run(self._scripts.send, self.name, *arguments)
         return ids, failed
+
+    def _send_fifo(self, arguments: list[Argument]) -> list[Any]:
+        before: Argument = ""
+        while True:
+            answers = self.client.run(self._scripts.send, self.name, before, *arguments)
+            if isinstance(answers, list):
+                return answers
+            before = answers  # so much was pushed earlier and has not been adopted yet
 
     @staticmethod
     def _take_answers(answers: list[Any], ids: list[str | None], failed: list[Failed]) -> None:

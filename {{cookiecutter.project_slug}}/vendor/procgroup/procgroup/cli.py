@@ -259,7 +259,7 @@ def _up(options: argparse.Namespace) -> int:
 
 def _watch(group: ProcessGroup) -> None:
     """Say when a role crashes, restarts or is given up; ends when the group does."""
-    seen = {(each["role"], each["replica"]): each["restarts"] for each in group.status()}
+    seen: dict[tuple[str, int], int] = {}
     given_up = set()
     while True:
         time.sleep(_WATCH)
@@ -271,7 +271,7 @@ def _watch(group: ProcessGroup) -> None:
         for report in reports:
             key = report["role"], report["replica"]
             label = f"{report['role']}.{report['replica']}"
-            if report["restarts"] > seen[key]:
+            if report["restarts"] > seen.get(key, 0):
                 print(
                     f"{label}: {report['exit']}; restarted {report['restarts']} times", flush=True
                 )

@@ -86,15 +86,18 @@ local function enqueue(queue, id, group, content, entry, extra, time, visible)
 end
 
 -- The id and sequence number of the message that was sent under this deduplication id within the last five
--- minutes; nil when there is none.
-local function original(deduplication_id)
+-- minutes; nil when there is none. (forget_duplicates may have left some of the ids that ended.)
+local function original(deduplication_id, time)
+  if (tonumber(redis.call('ZSCORE', duplicates_end, deduplication_id)) or 0) <= time then
+    return nil
+  end
   return string.match(redis.call('HGET', duplicates, deduplication_id) or '', '^(%S+) (%S+)$')
 end
 
 -- A message as SendMessage accepts it, visible from `visible` us; gives id and sequence number, the
 -- original's for a duplicate.
 local function accept(id, group, deduplication_id, content, extra, time, visible)
-  local known, number = original(deduplication_id)
+  local known, number = original(deduplication_id, time)
   if known then
     return known, number
   end
@@ -112,54 +115,84 @@ local function forget_duplicates(time)
   end
 end
 
-local function take_out(id, time)
-  local group, number = placed(id)
-  redis.call('HDEL', body, id)
-  redis.call('HDEL', details, id)
-  redis.call('HDEL', state, id)
-  redis.call('HDEL', place, id)
-  redis.call('ZREM', sent, id)
-  redis.call('ZREM', delayed, id)
-  redis.call('ZREM', order, group .. ' ' .. number .. ' ' .. id)
-  if redis.call('ZREM', in_flight, id) == 1 then
-    landed(group, time * 1000)
-  elseif redis.call('HEXISTS', blocked, group) == 0 and #next_of(group, 0, 1) == 0 then
-    redis.call('ZREM', ready, group)
+-- Removes messages, at most CHUNK, from wherever they are.
+local function take_out(ids, time)
+  local places, members, groups = redis.call('HMGET', place, unpack(ids)), {}, {}
+  for index, id in ipairs(ids) do
+    members[index] = (places[index] or '') .. ' ' .. id
   end
-end
-
--- A pushed body without a group belongs to DEFAULT_GROUP; without a deduplication id it is its own original,
--- unless the queue deduplicates by content.
-local function adopt(limit, seed, time, rest, settings)
-  local open_envelope, derived_id = inbox_readers()
-  local from = just_before(time, rest, limit) + settings.delay * 1000
-  for index, text in ipairs(redis.call('LPOP', inbox, limit) or {}) do
-    if text ~= '' then
-      local id = derived_id(seed, index)
-      local content, _, extra = open_envelope(text, true)
-      content, extra = content or text, extra or {}
-      extra.group_id = extra.group_id or DEFAULT_GROUP
-      extra.deduplication_id = extra.deduplication_id
-        or (settings.content_based_deduplication and sha256(content) or id)
-      accept(id, extra.group_id, extra.deduplication_id, content, cjson.encode(extra), time, from + index)
+  for _, hash in ipairs({ body, details, state, place }) do
+    redis.call('HDEL', hash, unpack(ids))
+  end
+  redis.call('ZREM', sent, unpack(ids))
+  redis.call('ZREM', delayed, unpack(ids))
+  redis.call('ZREM', order, unpack(members))
+  for index, id in ipairs(ids) do
+    local group = string.match(members[index], '^%S+')
+    if redis.call('ZREM', in_flight, id) == 1 then
+      landed(group, time * 1000)
+    elseif group then
+      groups[group] = true
+    end
+  end
+  for group in pairs(groups) do
+    if redis.call('HEXISTS', blocked, group) == 0 and #next_of(group, 0, 1) == 0 then
+      redis.call('ZREM', ready, group)
     end
   end
 end
 
--- Brings the queue up to date: expired flights returned, ended delays and messages past their retention
--- dropped, deduplication ids forgotten, inbox adopted.
+-- Turns up to `limit` inbox elements into messages, the first visible just after `from` us. A pushed body
+-- without a group belongs to DEFAULT_GROUP; without a deduplication id it is its own original, unless the queue
+-- deduplicates by content.
+local function adopt(limit, seed, time, from, settings)
+  local popped, open_envelope, derived_id = 0, nil, nil
+  while popped < limit do
+    local some = math.min(limit - popped, CHUNK)
+    local elements = redis.call('LPOP', inbox, some) or {}
+    for place_in_chunk, text in ipairs(elements) do
+      if text ~= '' then
+        if not derived_id then
+          open_envelope, derived_id = inbox_readers()
+        end
+        local index = popped + place_in_chunk
+        local id = derived_id(seed, index)
+        local content, _, extra = open_envelope(text, true)
+        content, extra = content or text, extra or {}
+        extra.group_id = extra.group_id or DEFAULT_GROUP
+        extra.deduplication_id = extra.deduplication_id
+          or (settings.content_based_deduplication and sha256(content) or id)
+        accept(id, extra.group_id, extra.deduplication_id, content, cjson.encode(extra), time, from + index)
+      end
+    end
+    if #elements < some then
+      return
+    end
+    popped = popped + some
+  end
+end
+
+-- Brings the queue up to date: deduplication ids forgotten, inbox adopted, expired flights returned, ended
+-- delays and messages past their retention dropped. Of the latter and of flights all, so that nobody is shown
+-- any, nor counts them; of deduplication ids some.
 local function settle(limit, seed, time, rest, settings)
   forget_duplicates(time)
-  adopt(limit, seed, time, rest, settings)
-  local ended = redis.call('ZRANGEBYSCORE', in_flight, '-inf', time * 1000, 'WITHSCORES', 'LIMIT', 0, CHUNK)
-  for index = 1, #ended, 2 do
-    redis.call('ZREM', in_flight, ended[index])
-    landed(placed(ended[index]), tonumber(ended[index + 1]))
-  end
+  adopt(limit, seed, time, just_before(time, rest, limit) + settings.delay * 1000, settings)
+  local ended
+  repeat
+    ended = redis.call('ZRANGEBYSCORE', in_flight, '-inf', time * 1000, 'WITHSCORES', 'LIMIT', 0, CHUNK)
+    for index = 1, #ended, 2 do
+      redis.call('ZREM', in_flight, ended[index])
+      landed(placed(ended[index]), tonumber(ended[index + 1]))
+    end
+  until #ended < 2 * CHUNK
   redis.call('ZREMRANGEBYSCORE', delayed, '-inf', time * 1000)
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', sent, '-inf', time - settings.retention, 'LIMIT', 0, CHUNK)) do
-    take_out(id, time)
-  end
+  repeat
+    ended = redis.call('ZRANGEBYSCORE', sent, '-inf', time - settings.retention, 'LIMIT', 0, CHUNK)
+    if #ended > 0 then
+      take_out(ended, time)
+    end
+  until #ended < CHUNK
 end
 
 -- Restores invariant 3.

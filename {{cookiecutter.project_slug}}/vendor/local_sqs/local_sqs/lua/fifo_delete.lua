@@ -14,7 +14,7 @@ for index = 1, number do
   if is_newest(entry, seed) and deadline and deadline > time * 1000 then
     answers[index] = 1
     if not (faults and spend('lose_delete')) then
-      take_out(id, time)
+      take_out({ id }, time)
     end
   end
 end

@@ -19,11 +19,11 @@ local most_receives, dead_letter_queue = settings.max_receive_count, settings.de
 local marks, bodies, all_details, numbers = {}, {}, {}, {}
 
 local function dead_letter(id, group, content)
-  local letter = cjson.decode(redis.call('HGET', details, id))
+  local letter = read_details(redis.call('HGET', details, id))
   letter.dead_letter_source = inbox
   local entry = stamp .. string.sub(redis.call('HGET', state, id), 14)
   enqueue(dead_letter_queue, id, group, content, entry, cjson.encode(letter), time, now_us)
-  take_out(id, time)
+  take_out({ id }, time)
   wake(dead_letter_queue)
 end
 
@@ -35,7 +35,7 @@ local function take_from(group)
     local enqueued, receives, first = read_state(redis.call('HGET', state, id))
     receives, first = receives + 1, first or stamp
     if not content then
-      take_out(id, time) -- its body was deleted by hand
+      take_out({ id }, time) -- its body was deleted by hand
     elseif most_receives and receives > most_receives then
       dead_letter(id, group, content)
     else

@@ -13,7 +13,7 @@ local moved = 0
 
 local function move(group, id)
   local content = redis.call('HGET', body, id)
-  local letter = cjson.decode(redis.call('HGET', details, id))
+  local letter = read_details(redis.call('HGET', details, id))
   local to = destination ~= '' and destination or letter.dead_letter_source
   if not to or not content then
     return false
@@ -23,7 +23,7 @@ local function move(group, id)
   local new = derived_id(seed .. 'moved', moved)
   enqueue(to, new, group, content, tostring(time), cjson.encode(letter), time, time * 1000)
   wake(to)
-  take_out(id, time)
+  take_out({ id }, time)
   return true
 end
 

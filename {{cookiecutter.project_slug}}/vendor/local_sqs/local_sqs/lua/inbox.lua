@@ -21,6 +21,12 @@ local function queue_settings()
   }
 end
 
+-- The details of a message as a table, empty when it has none: no writing by hand may stop the queue.
+local function read_details(text)
+  local decoded, document = pcall(cjson.decode, text or '')
+  return decoded and type(document) == 'table' and document or {}
+end
+
 -- For how many ms nothing can become visible without the inbox waking the caller, who may sleep now:
 -- messages that others take meanwhile stay invisible for at least the queue's visibility timeout. `waiting`:
 -- the sorted set of what waits without being in flight.
@@ -45,21 +51,70 @@ local function inbox_readers()
 
   local OPTIONAL_TEXT = { 'group_id', 'deduplication_id' }
   local KNOWN = { body = true, attributes = true, group_id = true, deduplication_id = true, delay = true }
+  local ATTRIBUTE = { dataType = true, stringValue = true, binaryValue = true }
 
+  -- Whether XML 1.0 knows all characters of a text, as SQS demands; of the text's bytes those that are no UTF-8
+  -- are left to who receives it.
+  local function valid_text(text)
+    return not string.find(text, '[%z\1-\8\11\12\14-\31]')
+      and not string.find(text, '\239\191[\190\191]') and not string.find(text, '\237[\160-\191]')
+  end
+
+  local function valid_number(text)
+    local mantissa, power = string.match(text, '^[+-]?([%d.]+)(.*)$')
+    if not mantissa or not string.find(mantissa, '^%d*%.?%d*$') or mantissa == '.'
+      or (power ~= '' and not string.find(power, '^[eE][+-]?%d+$')) then
+      return false
+    end
+    local digits = string.gsub(string.gsub(mantissa, '%.', ''), '^0+', '')
+    digits = string.gsub(string.reverse(digits), '^0+', '')
+    local value = tonumber(text)
+    return #digits <= 38 and value >= -1e128 and value <= 1e126
+  end
+
+  local function valid_name(name)
+    if #name > 256 or not string.find(name, '^[%w_.-]+$') or string.find(name, '^%.') or string.find(name, '%.$')
+      or string.find(name, '..', 1, true) then
+      return false
+    end
+    local lower = string.lower(name)
+    return not string.find(lower, '^aws%.') and not string.find(lower, '^amazon%.')
+  end
+
+  -- The rules of limits.py, by which `send` refuses attributes.
   local function valid_attributes(given)
     local count = 0
     for name, attribute in pairs(given) do
       count = count + 1
-      if type(name) ~= 'string' or type(attribute) ~= 'table' or type(attribute.dataType) ~= 'string' then
+      if type(name) ~= 'string' or not valid_name(name) or type(attribute) ~= 'table' then
         return false
       end
-      local base = string.match(attribute.dataType, '^%a+')
-      local text, binary = attribute.stringValue, attribute.binaryValue
-      if base == 'Binary' then
-        if type(binary) ~= 'string' or #binary % 4 ~= 0 or not string.find(binary, '^[%w+/]*=?=?$') then
+      for field, value in pairs(attribute) do
+        if not ATTRIBUTE[field] or (type(value) ~= 'string' and value ~= cjson.null) then
           return false
         end
-      elseif (base ~= 'String' and base ~= 'Number') or type(text) ~= 'string' then
+      end
+      local kind, text, binary = attribute.dataType, attribute.stringValue, attribute.binaryValue
+      if type(kind) ~= 'string' or #kind > 256 then
+        return false
+      end
+      local base = string.match(kind, '^[^.]*')
+      local value, other = text, binary
+      if base == 'Binary' then
+        value, other = binary, text
+      end
+      if type(value) ~= 'string' or value == '' or type(other) == 'string' then
+        return false
+      end
+      if base == 'Binary' then
+        if #value % 4 ~= 0 or not string.find(value, '^[%w+/]+=?=?$') then
+          return false
+        end
+      elseif base == 'Number' then
+        if not valid_number(value) then
+          return false
+        end
+      elseif base ~= 'String' or not valid_text(value) then
         return false
       end
     end
@@ -87,7 +142,7 @@ local function inbox_readers()
         return nil
       end
     end
-    if type(message.body) ~= 'string' or message.body == '' then
+    if type(message.body) ~= 'string' or message.body == '' or not valid_text(message.body) then
       return nil
     end
     local extra = {}

@@ -1,3 +1,5 @@
--- READ CLOCK: the clock in ms since the epoch, as every script sees it.
+-- READ CLOCK: answers the clock in ms since the epoch.
+--
+-- Invariant: it is the clock that every script sees, and reading it changes nothing.
 
 return (now())

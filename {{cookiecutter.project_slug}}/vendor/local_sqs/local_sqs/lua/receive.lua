@@ -25,7 +25,7 @@ if faults and faults.shuffle then
 end
 
 local function dead_letter(id, content, entry, extra)
-  local letter = extra and cjson.decode(extra) or {}
+  local letter = read_details(extra)
   letter.dead_letter_source = inbox
   forget({ id })
   enqueue(dead_letter_queue, id, content, entry, letter)

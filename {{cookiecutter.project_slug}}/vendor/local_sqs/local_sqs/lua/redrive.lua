@@ -20,7 +20,7 @@ for _, id in ipairs(redis.call('LRANGE', ready, 0, -1)) do
     break
   end
   local content = redis.call('HGET', body, id)
-  local letter = cjson.decode(redis.call('HGET', details, id) or '{}')
+  local letter = read_details(redis.call('HGET', details, id))
   local to = destination ~= '' and destination or letter.dead_letter_source
   if to and content then
     letter.dead_letter_source = nil
