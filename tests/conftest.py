@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,12 @@ from .baking import BakedProject, Template, snapshot
 
 # However pytest was started: what is imported from the template tree leaves no bytecode there.
 sys.dont_write_bytecode = True
+
+# Nor does it matter that a shell started pytest in the background, where ctrl-C is not for it, or
+# that nohup did: what is started here is to be interrupted.
+for number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
