@@ -12,12 +12,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 from benchmarks.events import body, identifier
 from benchmarks.lab import Lab, Unavailable, Variant, any_server, require
 from benchmarks.processes import AWS_VARIABLES, HOST, moto_server, redis_server
 from benchmarks.report import Metric, Result, Target, rows_of
 from benchmarks.samples import Measured
+
+if TYPE_CHECKING:
+    from local_sqs.queue import Queue
 
 NAME = "queue_throughput"
 TITLE = "Queue throughput"
@@ -60,7 +64,7 @@ def run(lab: Lab) -> Result:
         except Unavailable as missing:
             result.notes.append(f"{MOTO}: not measured: {missing}")
         samples = lab.rounds(variants, result.notes)
-    metric = Metric(RATE, "messages/s", FLOOR, dict.fromkeys(LOCAL, TARGET))
+    metric = Metric(RATE, "messages/s", FLOOR, dict.fromkeys([PROCESSES, POLLED], TARGET))
     result.rows = rows_of(samples, [metric], LOCAL)
     result.notes.append(
         f"More is better. In batches of {BATCH}; one client and {DEPTH} messages deep, or two processes "
@@ -107,12 +111,19 @@ def bare_list(port: int) -> Iterator[Drain]:
 
 
 @contextmanager
-def ours(port: int) -> Iterator[Drain]:
-    """The local queue, by the calls that anybody would use."""
+def new_queue(url: str) -> Iterator[Queue]:
+    """An empty queue as a service has it."""
     from local_sqs.queue import Queue
 
-    with Queue.open(f"redis://{HOST}:{port}/throughput") as queue:
+    with Queue.open(url) as queue:
         queue.create(visibility_timeout=300, max_receive_count=5, dead_letter_queue="dead")
+        yield queue
+
+
+@contextmanager
+def ours(port: int) -> Iterator[Drain]:
+    """The local queue, by the calls that anybody would use."""
+    with new_queue(f"redis://{HOST}:{port}/throughput") as queue:
 
         def drain(batches: list[list[str]]) -> int:
             for batch in batches:
@@ -128,10 +139,7 @@ def ours(port: int) -> Iterator[Drain]:
 @contextmanager
 def as_the_poller(port: int) -> Iterator[Drain]:
     """The local queue as the event source mapping uses it: one round trip a batch received."""
-    from local_sqs.queue import Queue
-
-    with Queue.open(f"redis://{HOST}:{port}/polled") as queue:
-        queue.create(visibility_timeout=300, max_receive_count=5, dead_letter_queue="dead")
+    with new_queue(f"redis://{HOST}:{port}/polled") as queue:
 
         def drain(batches: list[list[str]]) -> int:
             for batch in batches:
@@ -151,11 +159,8 @@ def as_the_poller(port: int) -> Iterator[Drain]:
 @contextmanager
 def end_to_end(port: int, consumer: Callable[[str], None]) -> Iterator[Callable[[], Measured]]:
     """A turn: this process sends while another runs `consumer`, which ends when it has had them all."""
-    from local_sqs.queue import Queue
-
     url = f"redis://{HOST}:{port}/{consumer.__name__}"
-    with Queue.open(url) as queue:
-        queue.create(visibility_timeout=300, max_receive_count=5, dead_letter_queue="dead")
+    with new_queue(url) as queue:
 
         def turn() -> Measured:
             messages = [body(identifier()) for _ in range(DEPTH)]

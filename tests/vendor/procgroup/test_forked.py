@@ -244,6 +244,18 @@ def test_wardens_that_nobody_needs_any_more_end(modules: Path, write: Write, sta
     assert second.alive()
 
 
+def test_a_warden_that_gets_ready_while_it_is_asked_is_kept(
+    modules: Path, write: Write, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ProcessGroup.launch(write(blueprint("as_module")), supervisor="builtin"):
+        ((key, warden),) = wardens._warm.items()
+        wait_until(warden.ready, "it is ready")
+        answers = iter([False, True])
+        monkeypatch.setattr(warden, "ready", lambda: next(answers))
+        assert wardens._usable(*key) is None
+        assert wardens._usable(*key) is warden
+
+
 def test_a_warden_that_is_still_importing_ends_with_its_launcher(
     modules: Path, write: Write, state: State
 ) -> None:

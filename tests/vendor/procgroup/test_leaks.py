@@ -310,7 +310,6 @@ def count_everything(state: State) -> dict[str, Any]:
         "own": descriptors_of(os.getpid()),
         "wardens": {pid: descriptors_of(pid) for pid in wardens},
         "registry": len(os.listdir("/proc/self/fd")) < len(descriptors_of(os.getpid())) + 8,
-        "children": len(processes.descendants(os.getpid())),
         "threads": threading.active_count(),
         "files": sorted(path.name for path in state.directory.iterdir()),
         "left": state.leftovers(),
@@ -321,12 +320,15 @@ def launch_in_a_row(launch: Launch, state: State, times: int) -> None:
     for _ in range(2):
         launch(PAIR).stop()
     before = count_everything(state)
+    children = set(processes.descendants(os.getpid()))
     ports = set()
     for _ in range(times):
         group = launch(PAIR)
         ports.add(group["queue"].port)
         group.stop()
     state.expect_nothing_left()
+    # A keeper that has said goodbye has yet to end, and its warden to collect it.
+    wait_until(lambda: children.issuperset(processes.descendants(os.getpid())), "no new children")
     assert count_everything(state) == before
     assert all(map(free, ports))
     assert len(ports) == times, "a port that was just freed rests the longest"

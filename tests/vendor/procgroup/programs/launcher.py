@@ -16,7 +16,7 @@ if way == "forked":
     # What a first launch begins, waited for, since it is the next launch that is wanted here.
     ProcessGroup.launch(blueprint, json.loads(variables), supervisor=supervisor).stop()
     for key in [*wardens._warm]:  # none, where nothing is forked
-        while not wardens._usable(*key):
+        while key in wardens._warm and not wardens._usable(*key):
             time.sleep(0.001)
 group = ProcessGroup.launch(blueprint, json.loads(variables), supervisor=supervisor)
 document = json.loads(group.file.read_text())
@@ -32,4 +32,4 @@ facts = {
 }
 print(json.dumps(facts), flush=True)
 while True:
-    signal.pause()
+    time.sleep(0.05)  # a signal just before `signal.pause()` would not end that

@@ -245,11 +245,14 @@ def new_keeper(state_dir: Path, modules: tuple[str, ...]) -> tuple[Warden, socke
 def _usable(state_dir: Path, modules: tuple[str, ...]) -> WarmWarden | None:
     key = state_dir, modules
     warden = _warm.get(key)
-    if warden is None or warden.failed:
+    if warden is None:
         return None
-    if warden.ready() and warden.alive() and warden.fresh():
+    ready = warden.ready()  # asked once: it may become so at any moment
+    if warden.failed:
+        return None
+    if ready and warden.alive() and warden.fresh():
         return warden
-    if not warden.failed and (not warden.alive() or warden.ready()):
+    if ready or not warden.alive():
         _retire(key)
     return None
 
