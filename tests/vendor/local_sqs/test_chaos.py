@@ -166,7 +166,7 @@ def test_a_few_hundred_messages_under_kill_9(server, chaos):
 
 @RUNTIME
 def test_a_few_messages_under_kill_9_in_the_production_runtime(server, chaos):
-    chaos(server, messages=100, pause=0.2).run(WORKERS, 60)
+    chaos(server, messages=100, pause=0.05).run(WORKERS, 60)
 
 
 @REDIS
@@ -200,4 +200,4 @@ def test_three_thousand_messages_with_redis_killed_too(durable_server, chaos, ru
 @BOTH
 @FIFTY
 def test_five_hundred_fifo_messages_with_redis_killed_too(durable_server, chaos, run):
-    chaos(durable_server, messages=500, pause=0.2, suffix=".fifo").run(ALL, 300)
+    chaos(durable_server, messages=500, pause=0.05, suffix=".fifo").run(ALL, 300)
