@@ -47,6 +47,7 @@ BLPOP = "BLPOP in a bare Python process (floor)"
 MINISTACK = "MiniStack, one message at a time"
 FORK, RUNTIME = "forked", "awslambdaric"
 TARGETS = {FORK: Target(1.0), RUNTIME: Target(3.0)}  # ms
+WINDOW = 0.001  # seconds: a batching window's least, 1 s, shortened by `time_scale`
 MESSAGES = 1000  # a turn of a rate
 SENT = 40  # messages, one by one, a turn of the latency
 SENT_TO_MINISTACK = 3
@@ -155,6 +156,7 @@ class Poller:
         self._stamps.touch()
         self._settings = {
             "redis": {"port": port},
+            "time_scale": WINDOW,
             "queue": {
                 "name": self._name,
                 "visibility_timeout": 300,
@@ -163,8 +165,9 @@ class Poller:
             },
             "mapping": {
                 "batch_size": batch_size,
-                "batching_window": 0.001 if batch_size > 10 else 0,
-                "concurrency": concurrency,
+                "batching_window": WINDOW if batch_size > 10 else 0,
+                "concurrency": max(concurrency, 2),
+                "serial": concurrency == 1,
             },
             "function": {
                 "handler": f"stamps.{handler}",

@@ -93,6 +93,31 @@ def fill(event: dict[str, Any], context: Any) -> Any:
         bytearray(int(record["body"]) * 2**20)
 
 
+def fill_in_a_child(event: dict[str, Any], context: Any) -> Any:
+    """Has a process of its own take as many MB as the body says, and waits for it."""
+    _note(event, context)
+    for record in event["Records"]:
+        code = f"import time; held = bytearray({record['body']} * 2**20); time.sleep(0.3)"
+        if int(record["body"]) > 100:
+            code = code.replace("0.3", "60")
+        subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def fork_with(event: dict[str, Any], context: Any) -> Any:
+    """Holds as many MB as the body says, while three forked processes have them, too."""
+    _note(event, context)
+    held = bytearray(int(event["Records"][0]["body"]) * 2**20)
+    children = []
+    for _ in range(3):
+        child = os.fork()
+        if child == 0:
+            time.sleep(0.5)
+            os._exit(len(held) % 2)
+        children.append(child)
+    for child in children:
+        os.waitpid(child, 0)
+
+
 def large(event: dict[str, Any], context: Any) -> Any:
     """Answers with as many bytes as the body says."""
     _note(event, context)

@@ -155,6 +155,8 @@ def chaos(start_mapping, wait_until, tmp_path, seed):
 WORKERS = {"environment": 85, "poller": 15}
 ALL = {"environment": 75, "poller": 12, "redis": 13}
 RUNTIME = pytest.mark.parametrize("environments", ["runtime"])
+BOTH = pytest.mark.parametrize("environments", ["fork", "runtime"])
+FIFTY = pytest.mark.parametrize("run", range(50))
 REDIS = pytest.mark.parametrize("server", ["redis"], indirect=True)
 
 
@@ -164,7 +166,7 @@ def test_a_few_hundred_messages_under_kill_9(server, chaos):
 
 @RUNTIME
 def test_a_few_messages_under_kill_9_in_the_production_runtime(server, chaos):
-    chaos(server, messages=100, pause=0.2).run(WORKERS, 60)
+    chaos(server, messages=100, pause=0.05).run(WORKERS, 60)
 
 
 @REDIS
@@ -179,28 +181,23 @@ def test_a_fifo_queue_keeps_its_order_whatever_is_killed(durable_server, chaos):
 
 @pytest.mark.stress
 @REDIS
-@pytest.mark.parametrize("run", range(50))
-def test_five_hundred_fifo_messages_with_redis_killed_too(durable_server, chaos, run):
-    chaos(durable_server, messages=500, pause=0.2, suffix=".fifo").run(ALL, 300)
-
-
-@pytest.mark.stress
-@REDIS
-@pytest.mark.parametrize("run", range(50))
+@BOTH
+@FIFTY
 def test_three_thousand_messages_under_kill_9(server, chaos, run):
     chaos(server, messages=3000, pause=0.05).run(WORKERS, 300)
 
 
 @pytest.mark.stress
 @REDIS
-@pytest.mark.parametrize("run", range(50))
+@BOTH
+@FIFTY
 def test_three_thousand_messages_with_redis_killed_too(durable_server, chaos, run):
     chaos(durable_server, messages=3000, pause=0.05).run(ALL, 300)
 
 
 @pytest.mark.stress
 @REDIS
-@RUNTIME
-@pytest.mark.parametrize("run", range(50))
-def test_three_hundred_messages_in_the_production_runtime(durable_server, chaos, run):
-    chaos(durable_server, messages=300, pause=0.2).run(ALL, 300)
+@BOTH
+@FIFTY
+def test_five_hundred_fifo_messages_with_redis_killed_too(durable_server, chaos, run):
+    chaos(durable_server, messages=500, pause=0.05, suffix=".fifo").run(ALL, 300)

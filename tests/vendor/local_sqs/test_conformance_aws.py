@@ -4,9 +4,11 @@ moto cannot run the function without Docker, so a thread stands in for the event
 """
 
 import importlib
+import io
 import json
 import signal
 import threading
+import zipfile
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +18,7 @@ from tests.vendor.local_sqs.conformance import aws, page
 from tests.vendor.local_sqs.conformance.aws import Account, AwsLane, AwsRing, leftovers
 from tests.vendor.local_sqs.conformance.rows import table
 from tests.vendor.local_sqs.conformance.runner import run
-from tests.vendor.local_sqs.conformance.scene import Arrangement
+from tests.vendor.local_sqs.conformance.scene import Arrangement, PartlyRefused, Send
 
 REGION = "eu-central-1"
 PREFIX = "conformance-test"
@@ -84,6 +86,48 @@ def test_the_arrangement_arrives(account, ring):
     (mapping,) = account.functions.list_event_source_mappings()["EventSourceMappings"]
     assert mapping["BatchSize"] == 10
     assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+
+
+def test_reserved_concurrency_comes_without_a_maximum(account, ring):
+    ring.lane(Arrangement(reserved_concurrency=0))
+    (function,) = account.functions.list_functions()["Functions"]
+    name = function["FunctionName"]
+    got = account.functions.get_function_concurrency(FunctionName=name)
+    assert got["ReservedConcurrentExecutions"] == 0
+    (mapping,) = account.functions.list_event_source_mappings()["EventSourceMappings"]
+    assert "ScalingConfig" not in mapping
+
+
+def test_what_cannot_be_set_up_is_said_and_deleted(account, ring):
+    lane = ring.lane(Arrangement())
+    assert "MaximumConcurrency" in lane.refusal(Arrangement(concurrency=1))
+    assert lane.refusal(Arrangement(batch_size=9)) == ""
+    ring.close()
+    assert leftovers(account, PREFIX) == []
+
+
+def test_a_batch_that_is_refused_in_part_says_which_and_sends_the_others(ring, monkeypatch):
+    lane = ring.lane(Arrangement())
+    answer = {"Successful": [{"Id": "0", "MessageId": "x"}, {"Id": "2", "MessageId": "y"}]}
+    answer["Failed"] = [{"Id": "1", "Code": "AWS.SimpleQueueService.InvalidMessageContents"}]
+    monkeypatch.setattr(lane._account.sqs, "send_message_batch", lambda **_: answer)
+    with pytest.raises(PartlyRefused) as some:
+        lane.send([Send("a"), Send("b"), Send("c")])
+    assert some.value.ids == ["x", "y"]
+    assert some.value.codes == {1: "InvalidMessageContents"}
+
+
+def test_the_package_holds_what_the_rows_call(monkeypatch):
+    def install(target, requirement):
+        (target / requirement).mkdir()
+        (target / requirement / "__init__.py").touch()
+
+    monkeypatch.setattr(aws, "install", install)
+    plain, shim = (
+        {*zipfile.ZipFile(io.BytesIO(aws.package(shim=shim))).namelist()} for shim in (False, True)
+    )
+    assert plain == {"conformance/__init__.py", "conformance/function.py"}
+    assert {"conformance/shim.py", "lambda_shim/batch.py", "msgspec/__init__.py"} <= shim
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])

@@ -39,7 +39,7 @@ def _batches(mapping):
 def test_a_batch_holds_at_most_batch_size_messages(queue, start_mapping, wait_until):
     for start in range(0, 10, 5):
         queue.send_batch([str(number) for number in range(start, start + 5)])
-    mapping = start_mapping(mapping={"batch_size": 4, "concurrency": 1})
+    mapping = start_mapping(mapping={"batch_size": 4, "serial": True})
     wait_until(lambda: len(mapping.bodies()) == 10, "all delivered")
     assert [len(batch) for batch in _batches(mapping)] == [4, 4, 2]
     assert sorted(mapping.bodies()) == [str(number) for number in range(10)]
@@ -68,7 +68,7 @@ def test_a_window_ends_early_when_the_batch_is_full(queue, start_mapping, wait_u
 def test_a_batch_is_cut_at_six_megabytes(queue, start_mapping, wait_until):
     for number in range(8):
         queue.send(f"{number}" + "x" * (1024 * 1024 - 100))
-    mapping = start_mapping(mapping={"concurrency": 1})
+    mapping = start_mapping(mapping={"serial": True})
     wait_until(lambda: len(mapping.bodies()) == 8, "all delivered")
     assert [len(batch) for batch in _batches(mapping)] == [5, 3]
     wait_until(lambda: queue.stats().in_flight == 0, "all deleted")
@@ -174,7 +174,7 @@ def test_an_environment_is_killed_at_the_function_timeout(
     queue, client, start_mapping, wait_until, body
 ):
     """Whatever it catches, and wherever it is."""
-    mapping = start_mapping(function={"timeout": 0.3}, mapping={"concurrency": 1})
+    mapping = start_mapping(function={"timeout": 0.3}, mapping={"serial": True})
     queue.send_batch([body, "mate"])
     started = wait_until(mapping.deliveries, "the first delivery")[0]["at"]
     wait_until(lambda: "Task timed out after 0.30 seconds" in mapping.log(), "the timeout")
@@ -209,7 +209,7 @@ def test_what_an_environment_started_dies_with_it(queue, start_mapping, wait_unt
 def test_an_environment_that_dies_is_replaced(
     queue, client, start_mapping, wait_until, body, words
 ):
-    mapping = start_mapping(mapping={"concurrency": 1})
+    mapping = start_mapping(mapping={"serial": True})
     queue.send_batch([body, "mate"])
     wait_until(lambda: words in mapping.log(), "the end of the environment in the log")
     assert queue.stats().in_flight == 2
@@ -276,6 +276,30 @@ def test_an_environment_that_uses_too_much_memory_is_killed(
     wait_until(lambda: queue.stats().in_flight == 1, "the next message deleted")
     assert mapping.deliveries()[0]["pid"] != mapping.deliveries()[1]["pid"]
     assert mapping.log().count("OutOfMemory") == 1
+
+
+@BOTH
+def test_memory_of_processes_that_the_function_started_counts(queue, start_mapping, wait_until):
+    mapping = start_mapping(
+        function={"handler": "handlers.fill_in_a_child", "memory_mb": 256, "timeout": 20}
+    )
+    queue.send("300")
+    wait_until(lambda: "Runtime.OutOfMemory: Memory Size: 256 MB" in mapping.log(), "killed", 20)
+    assert queue.stats().in_flight == 1
+    queue.send("20")
+    wait_until(lambda: "20" in mapping.bodies(), "the next message")
+    wait_until(lambda: queue.stats().in_flight == 1, "the next message deleted")
+    assert mapping.log().count("OutOfMemory") == 1
+
+
+@BOTH
+def test_what_forked_processes_share_counts_once(queue, start_mapping, wait_until):
+    mapping = start_mapping(
+        function={"handler": "handlers.fork_with", "memory_mb": 256, "timeout": 20}
+    )
+    queue.send("100")
+    wait_until(lambda: queue.stats().in_flight + queue.stats().ready == 0, "deleted", 20)
+    assert "OutOfMemory" not in mapping.log()
 
 
 @BOTH
@@ -348,7 +372,7 @@ def test_no_reserved_concurrency_at_all_throttles_everything(queue, start_mappin
 def test_a_slow_environment_is_slow_within_the_function_s_timeout(
     queue, client, start_mapping, wait_until
 ):
-    mapping = start_mapping(function={"timeout": 1.5}, mapping={"concurrency": 1})
+    mapping = start_mapping(function={"timeout": 1.5}, mapping={"serial": True})
     set_faults(client, "work", slow=0.6)
     sent = time.monotonic()
     queue.send("a")

@@ -351,6 +351,69 @@ def test_an_envelope_with_what_send_refuses_is_a_plain_body(client, name, envelo
 
 
 @pytest.mark.parametrize("name", ["work", "work.fifo"])
+def test_an_envelope_of_more_than_one_mib_with_its_attributes_is_a_plain_body(client, name):
+    attributes = {
+        "text": {"dataType": "String", "stringValue": "é"},
+        "bytes": {"dataType": "Binary", "binaryValue": "AAECAw=="},
+    }
+    counted = len("text" + "String") + 2 + len("bytes" + "Binary") + 4
+
+    def envelope(size):
+        message = {"body": "a" * (size - counted), "attributes": attributes}
+        return json.dumps({"$message": message})
+
+    client.execute("RPUSH", name, envelope(1_048_576), envelope(1_048_577))
+    most, more = Queue(client, name).receive()
+    assert (most.body[:2], len(most.attributes)) == ("aa", 2)
+    assert (more.body, more.attributes) == (envelope(1_048_577), {})
+
+
+TRACE = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1"
+
+
+@pytest.mark.parametrize("name", ["work", "work.fifo"])
+@pytest.mark.parametrize("text", [TRACE, TRACE[:40], TRACE[:41]])
+def test_a_trace_header_travels_along_as_aws_trace_header(client, name, text):
+    queue = Queue(client, name)
+    client.execute("RPUSH", name, json.dumps({"$message": {"body": "a", "trace_header": text}}))
+    queue.send("b", trace_header=text, group_id="g", deduplication_id="1" if queue.fifo else None)
+    messages = queue.receive()
+    assert {message.body for message in messages} == {"a", "b"}
+    for record in event(messages, queue_arn(name))["Records"]:
+        assert record["attributes"]["AWSTraceHeader"] == text
+        assert record["messageAttributes"] == {}
+
+
+def test_a_trace_header_counts_neither_as_size_nor_as_an_attribute(queue):
+    queue.send("a" * 1_048_576, trace_header=TRACE)
+    queue.send("a", trace_header=TRACE, attributes={f"k{number}": "v" for number in range(10)})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "trace",
+        "Root=1",
+        "Root=2" + TRACE[6:],
+        TRACE[:39],
+        TRACE + "é",
+        TRACE + "\n",
+        TRACE + ";x",
+    ],
+)
+def test_a_trace_header_that_is_none_is_refused_and_in_an_envelope_makes_a_body(
+    queue, client, text
+):
+    with pytest.raises(Refused, match="AWSTraceHeader"):
+        queue.send("a", trace_header=text)
+    envelope = json.dumps({"$message": {"body": "a", "trace_header": text}})
+    client.execute("RPUSH", "work", envelope)
+    (message,) = queue.receive()
+    assert message.body == envelope
+
+
+@pytest.mark.parametrize("name", ["work", "work.fifo"])
 def test_an_envelope_with_what_send_takes_is_taken(client, name):
     attributes = {
         "Name_1-a.b": ("String.custom", "a\tb\u00fc\U0001f600", None),

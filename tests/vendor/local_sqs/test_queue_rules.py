@@ -84,6 +84,16 @@ def test_a_message_has_at_most_ten_attributes(queue):
 
 
 @pytest.mark.parametrize(
+    "attribute",
+    [MessageAttribute("String", "v", "AAAA"), MessageAttribute("Binary", "v", "AAAA")],
+)
+def test_an_attribute_with_two_values_is_refused(queue, attribute):
+    with pytest.raises(Refused, match="has two values") as refusal:
+        queue.send("a", attributes={"k": attribute})
+    assert refusal.value.code == "InvalidParameterValue"
+
+
+@pytest.mark.parametrize(
     "name",
     ["", "k" * 257, "with space", "ü", ".k", "k.", "a..b", "AWS.k", "amazon.k", "k/k"],
 )

@@ -71,6 +71,20 @@ def test_aws_defaults(tmp_path):
         ("mapping", "batch_size", 10_001, "mapping.batch_size: "),
         ("mapping", "batch_size", 11, "mapping.batching_window: "),
         ("mapping", "batching_window", 301, "mapping.batching_window: "),
+        ("mapping", "batching_window", -1, "mapping.batching_window: "),
+        (
+            "mapping",
+            "concurrency",
+            0,
+            "mapping.concurrency: MaximumConcurrency is 2 to 1000, got 0",
+        ),
+        (
+            "mapping",
+            "concurrency",
+            1,
+            "mapping.concurrency: MaximumConcurrency is 2 to 1000, got 1",
+        ),
+        ("mapping", "concurrency", 1001, "mapping.concurrency: MaximumConcurrency is 2 to 1000"),
         ("mapping", "concurrency", "many", "mapping.concurrency: Expected `int`, got `str`"),
         ("function", "handler", "handler", "function.handler: "),
         ("function", "handler", None, "function.handler: missing"),
@@ -87,6 +101,28 @@ def test_an_error_names_file_and_field(tmp_path, section, field, value, said):
     with pytest.raises(SettingsError) as error:
         _load(tmp_path, document)
     assert f"{tmp_path / 'settings.json'}: {said}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("scale", "window", "allowed"),
+    [(1, 0.999, False), (1, 1, True), (0.1, 0.099, False), (0.1, 0.1, True)],
+)
+def test_a_batch_size_over_10_needs_a_window_of_a_second_before_the_times_were_shortened(
+    tmp_path, scale, window, allowed
+):
+    document = GOOD | {"time_scale": scale}
+    document["mapping"] = GOOD["mapping"] | {"batch_size": 11, "batching_window": window}
+    if allowed:
+        _load(tmp_path, document)
+        return
+    with pytest.raises(SettingsError, match=r"batching_window: .* at least 1 s, got 0\.99"):
+        _load(tmp_path, document)
+
+
+def test_one_environment_is_a_switch_that_no_setting_of_aws_has(tmp_path):
+    document = GOOD | {"mapping": GOOD["mapping"] | {"serial": True}}
+    assert _load(tmp_path, document).mapping.serial
+    assert not _load(tmp_path, GOOD).mapping.serial
 
 
 def test_a_file_that_is_missing_or_no_json(tmp_path):

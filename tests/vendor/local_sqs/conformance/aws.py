@@ -7,18 +7,26 @@ SIGTERM; what a kill -9 leaves, `--delete PREFIX` removes.
 import io
 import itertools
 import json
+import os
+import subprocess
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, ParamValidationError
 
-from .scene import Arrangement, Refused, Send
+from .scene import Arrangement, PartlyRefused, Refused, Send
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[3]
+TREE = ROOT / "{{cookiecutter.project_slug}}"
 
 PATIENCE = 180.0  # seconds: a new mapping can take a minute until it polls
 PAUSE = 5.0  # seconds between two looks for what is left at the end
@@ -57,15 +65,32 @@ def policy(prefix: str) -> dict[str, Any]:
     }
 
 
-def package() -> bytes:
-    """The function as a zip."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        source = Path(__file__).with_name("function.py").read_text()
-        entry = zipfile.ZipInfo("function.py", (1980, 1, 1, 0, 0, 0))
-        entry.external_attr = 0o644 << 16
-        archive.writestr(entry, source)
+def package(*, shim: bool) -> bytes:
+    """The functions as a zip, with lambda_shim and the msgspec that it needs when asked for."""
+    files = {f"conformance/{name}.py": HERE / f"{name}.py" for name in ("__init__", "function")}
+    with tempfile.TemporaryDirectory() as directory:
+        if shim:
+            files["conformance/shim.py"] = HERE / "shim.py"
+            vendor = TREE / "vendor" / "lambda_shim"
+            install(Path(directory), "msgspec")
+            for top in (vendor, Path(directory)):
+                files |= {str(p.relative_to(top)): p for p in top.glob("*/**/*") if p.is_file()}
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, path in sorted(files.items()):
+                entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+                entry.external_attr = 0o644 << 16
+                archive.writestr(entry, path.read_bytes())
     return buffer.getvalue()
+
+
+def install(target: Path, requirement: str) -> None:
+    """Put a package for Lambda's platform into a directory."""
+    command = ["sh", str(TREE / "tools" / "uv.sh"), "pip", "install", "--quiet"]
+    command += ["--target", str(target), "--only-binary", ":all:", requirement]
+    command += ["--python-version", RUNTIME.removeprefix("python")]
+    command += ["--python-platform", "x86_64-manylinux2014"]
+    subprocess.run(command, check=True, env=os.environ | {"UV_HOME": str(ROOT / ".cache" / "uv")})
 
 
 def until(condition: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
@@ -153,10 +178,11 @@ class AwsLane:
 
     virtual_time = False
 
-    def __init__(self, account: Account, arrangement: Arrangement, url: str, dead_url: str) -> None:
+    def __init__(self, ring: "AwsRing", arrangement: Arrangement, url: str, dead_url: str) -> None:
         self.arrangement = arrangement
         self.url, self.dead_url = url, dead_url
-        self._account = account
+        self._ring = ring
+        self._account = ring.account
         self._noted: list[dict[str, Any]] = []
         self._letters: dict[str, dict[str, Any]] = {}
         self.notes_url = ""
@@ -171,9 +197,19 @@ class AwsLane:
             answer = self._account.sqs.send_message_batch(QueueUrl=self.url, Entries=entries)
         except ClientError as error:
             raise Refused(error.response["Error"]["Code"].rpartition(".")[2]) from error
-        assert not answer.get("Failed"), answer
-        ids = {entry["Id"]: entry["MessageId"] for entry in answer["Successful"]}
-        return [ids[str(number)] for number in range(len(messages))]
+        ids = {int(entry["Id"]): entry["MessageId"] for entry in answer.get("Successful", [])}
+        sent = [ids[number] for number in sorted(ids)]
+        if failed := answer.get("Failed"):
+            codes = {int(x["Id"]): str(x["Code"]).rpartition(".")[2] for x in failed}
+            raise PartlyRefused(sent, codes)
+        return sent
+
+    def refusal(self, arrangement: Arrangement) -> str:
+        try:
+            self._ring.make(arrangement, exact=True)
+        except (ClientError, ParamValidationError) as error:
+            return str(error)
+        return ""
 
     def batches(self) -> list[dict[str, Any]]:
         self._noted += [json.loads(note["Body"]) for note in self._take(self.notes_url)]
@@ -277,7 +313,7 @@ class AwsRing:
 
     def lane(self, arrangement: Arrangement) -> AwsLane:
         if arrangement not in self._lanes:
-            self._lanes[arrangement] = self._make(arrangement)
+            self._lanes[arrangement] = self.make(arrangement)
         return self._lanes[arrangement]
 
     def discard(self, arrangement: Arrangement) -> None:
@@ -289,9 +325,12 @@ class AwsRing:
             again = f"try again: --delete {self.prefix}"
             raise RuntimeError("\n".join(["could not be deleted:", *failed, again]))
 
-    def _make(self, arrangement: Arrangement) -> AwsLane:
+    def make(self, arrangement: Arrangement, *, exact: bool = False) -> AwsLane:
+        """`exact`: the mapping as it is asked for, window included. Raises ClientError."""
         name = f"{self.prefix}-{next(self._numbers)}"
-        dead_url = self._queue(f"{name}-dead", arrangement, {})
+        dead = arrangement.fifo_dead_letters
+        kind = arrangement if dead is None else replace(arrangement, fifo=dead)
+        dead_url = self._queue(f"{name}-dead", kind, {})
         dead_arn = self._arn(dead_url)
         count = arrangement.max_receive_count
         redrive = json.dumps({"deadLetterTargetArn": dead_arn, "maxReceiveCount": count})
@@ -301,10 +340,11 @@ class AwsRing:
             {
                 "VisibilityTimeout": str(arrangement.visibility_timeout),
                 "MessageRetentionPeriod": str(arrangement.retention),
+                "DelaySeconds": str(arrangement.delay),
                 "RedrivePolicy": redrive,
             },
         )
-        lane = AwsLane(self.account, arrangement, url, dead_url)
+        lane = AwsLane(self, arrangement, url, dead_url)
         notes = self.account.sqs.create_queue(QueueName=f"{name}-notes")
         lane.notes_url = notes["QueueUrl"]
         self._function(name, lane)
@@ -312,9 +352,12 @@ class AwsRing:
             "FunctionName": name,
             "EventSourceArn": self._arn(url),
             "BatchSize": arrangement.batch_size,
-            "ScalingConfig": {"MaximumConcurrency": arrangement.concurrency},
         }
-        if not arrangement.fifo:
+        if arrangement.reserved_concurrency is None:
+            mapping["ScalingConfig"] = {"MaximumConcurrency": arrangement.concurrency}
+        if exact:
+            mapping["MaximumBatchingWindowInSeconds"] = arrangement.batching_window
+        elif not arrangement.fifo:
             # Rows that want one batch get a window to come together in.
             mapping["MaximumBatchingWindowInSeconds"] = max(arrangement.batching_window, 1)
         if arrangement.report_batch_item_failures:
@@ -364,7 +407,13 @@ class AwsRing:
                 PolicyName="conformance",
                 PolicyDocument=json.dumps(policy(self.prefix)),
             )
-        variables = {"WORK_QUEUE_URL": lane.url, "NOTES_QUEUE_URL": lane.notes_url}
+        variables = {
+            "WORK_QUEUE_URL": lane.url,
+            "NOTES_QUEUE_URL": lane.notes_url,
+            "MAX_RECEIVE_COUNT": str(lane.arrangement.max_receive_count),
+        }
+
+        code = package(shim=lane.arrangement.shim)
 
         def create() -> bool:
             try:
@@ -372,8 +421,8 @@ class AwsRing:
                     FunctionName=name,
                     Runtime=RUNTIME,
                     Role=self._role,
-                    Handler="function.handler",
-                    Code={"ZipFile": package()},
+                    Handler=f"conformance.{lane.arrangement.handler}",
+                    Code={"ZipFile": code},
                     Timeout=lane.arrangement.timeout,
                     MemorySize=lane.arrangement.memory_mb,
                     Environment={"Variables": variables},
@@ -392,3 +441,8 @@ class AwsRing:
             ),
             f"{name} is active",
         )
+        if lane.arrangement.reserved_concurrency is not None:
+            self.account.functions.put_function_concurrency(
+                FunctionName=name,
+                ReservedConcurrentExecutions=lane.arrangement.reserved_concurrency,
+            )

@@ -7,6 +7,7 @@ succeeds. What is done is noted: locally in the file $DELIVERIES, on AWS in the 
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from typing import Any
@@ -79,6 +80,9 @@ def handler(event: dict[str, Any], context: Any) -> Any:
         elif verb == "fill":
             bytearray(int(argument) * 2**20)
             time.sleep(10)
+        elif verb == "fill in a child":
+            code = f"import time; held = bytearray({argument} * 2**20); time.sleep(10)"
+            subprocess.run([sys.executable, "-c", code], check=True)
         elif verb:
             answer = answer or WHOLE[verb]
     return answer(ids) if answer else named(*failed)
@@ -107,7 +111,7 @@ def note(event: dict[str, Any], scripts: list[dict[str, Any]], context: Any) -> 
     os.close(descriptor)
 
 
-def change_visibility(receipt: str, seconds: int) -> None:
+def change_visibility(receipt: str, seconds: float) -> None:
     if WORK_QUEUE_URL.startswith("redis:"):
         import local_sqs
 
@@ -115,5 +119,5 @@ def change_visibility(receipt: str, seconds: int) -> None:
             queue.change_visibility(receipt, seconds)
         return
     sqs.change_message_visibility(
-        QueueUrl=WORK_QUEUE_URL, ReceiptHandle=receipt, VisibilityTimeout=seconds
+        QueueUrl=WORK_QUEUE_URL, ReceiptHandle=receipt, VisibilityTimeout=int(seconds)
     )

@@ -2,16 +2,29 @@
 
 import contextlib
 import itertools
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from local_sqs import Client, Entry, MessageAttribute, Queue, advance_clock, limits
+import lambda_shim
+from local_sqs import (
+    Client,
+    Entry,
+    MessageAttribute,
+    Queue,
+    SettingsError,
+    advance_clock,
+    limits,
+)
 from local_sqs.event import record
+from local_sqs.settings import parse_settings
 
 from tests.vendor.local_sqs.conftest import Mapping, wait_until
 
-from .scene import Arrangement, Refused, Send
+from .scene import Arrangement, PartlyRefused, Refused, Send
+
+LAMBDA_SHIM = str(Path(lambda_shim.__file__).parents[1])
 
 
 class LocalLane:
@@ -24,39 +37,60 @@ class LocalLane:
     ) -> None:
         self.arrangement = arrangement
         self.client = client
-        suffix = ".fifo" if arrangement.fifo else ""
-        self.queue = Queue(client, f"{name}{suffix}")
-        self.dead = Queue(client, f"{name}-dead{suffix}")
-        queue_url = f"redis://{client.address}/{self.queue.name}"
+        self.ring = ring
+        self.name = name
         directory.mkdir()
-        self.mapping = Mapping(
-            directory,
-            {
-                "redis": {"port": client.port},
-                "queue": {
-                    "name": self.queue.name,
-                    "visibility_timeout": arrangement.visibility_timeout,
-                    "max_receive_count": arrangement.max_receive_count,
-                    "dead_letter_queue": self.dead.name,
-                    "retention": arrangement.retention,
-                    "fifo": arrangement.fifo,
-                    "content_based_deduplication": arrangement.content_based_deduplication,
-                },
-                "mapping": {
-                    "batch_size": arrangement.batch_size,
-                    "batching_window": arrangement.batching_window,
-                    "concurrency": arrangement.concurrency,
-                    "report_batch_item_failures": arrangement.report_batch_item_failures,
-                },
-                "function": {
-                    "handler": "conformance.function.handler",
-                    "timeout": arrangement.timeout,
-                    "memory_mb": arrangement.memory_mb,
-                    "environment": {"WORK_QUEUE_URL": queue_url},
-                    "environments": {"local": "fork", "runtime": "runtime"}[ring],
-                },
+        settings = self._settings(arrangement)
+        self.queue = Queue(client, settings["queue"]["name"])
+        self.dead = Queue(client, settings["queue"]["dead_letter_queue"])
+        self.mapping = Mapping(directory, settings)
+
+    def _settings(self, arrangement: Arrangement) -> dict[str, Any]:
+        def suffix(fifo: bool | None) -> str:
+            return ".fifo" if fifo else ""
+
+        dead = arrangement.fifo_dead_letters
+        name = f"{self.name}{suffix(arrangement.fifo)}"
+        return {
+            "redis": {"port": self.client.port},
+            "queue": {
+                "name": name,
+                "visibility_timeout": arrangement.visibility_timeout,
+                "max_receive_count": arrangement.max_receive_count,
+                "dead_letter_queue": (
+                    f"{self.name}-dead{suffix(arrangement.fifo if dead is None else dead)}"
+                ),
+                "retention": arrangement.retention,
+                "delay": arrangement.delay,
+                "fifo": arrangement.fifo,
+                "content_based_deduplication": arrangement.content_based_deduplication,
             },
-        )
+            "mapping": {
+                "batch_size": arrangement.batch_size,
+                "batching_window": arrangement.batching_window,
+                "concurrency": arrangement.concurrency,
+                "report_batch_item_failures": arrangement.report_batch_item_failures,
+            },
+            "function": {
+                "handler": f"conformance.{arrangement.handler}",
+                "path": [LAMBDA_SHIM] if arrangement.shim else [],
+                "timeout": arrangement.timeout,
+                "memory_mb": arrangement.memory_mb,
+                "reserved_concurrency": arrangement.reserved_concurrency,
+                "environment": {
+                    "WORK_QUEUE_URL": f"redis://{self.client.address}/{name}",
+                    "MAX_RECEIVE_COUNT": str(arrangement.max_receive_count),
+                },
+                "environments": {"local": "fork", "runtime": "runtime"}[self.ring],
+            },
+        }
+
+    def refusal(self, arrangement: Arrangement) -> str:
+        try:
+            parse_settings(json.dumps(self._settings(arrangement)))
+        except SettingsError as error:
+            return str(error)
+        return ""
 
     def send(self, messages: Sequence[Send]) -> list[str]:
         entries = [
@@ -80,8 +114,10 @@ class LocalLane:
             ids, failed = self.queue.send_batch(entries)
         except limits.Refused as refusal:
             raise Refused(refusal.code) from refusal
-        assert not failed
-        return [identifier for identifier in ids if identifier is not None]
+        sent = [identifier for identifier in ids if identifier is not None]
+        if failed:
+            raise PartlyRefused(sent, {refused.index: refused.code for refused in failed})
+        return sent
 
     def _send(self, entry: Entry) -> str:
         return self.queue.send(

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from .rows import UNDOCUMENTED, Row
+from .rows import DESIGN, UNDOCUMENTED, Row
 
 ROOT = Path(__file__).parents[4]
 PAGE = ROOT / "docs" / "conformance.md"
@@ -69,5 +69,7 @@ def _aws(row: Row, runs: dict[str, str]) -> str:
 def _source(rule: str) -> str:
     if rule == UNDOCUMENTED:
         return "undocumented"
+    if rule == DESIGN:
+        return "the shim's own"
     (name,) = re.findall(r"([^/]+)\.html$", rule)
     return f"[{name}]({rule})"

@@ -26,6 +26,9 @@ METADATA = f"{_SQS}/sqs-message-metadata.html"
 DELAY = f"{_SQS}/sqs-message-timers.html"
 FIFO = f"{_SQS}/FIFO-queues-understanding-logic.html"
 DEDUPLICATION = f"{_SQS}/using-messagededuplicationid-property.html"
+BATCH = f"{DOCS}/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html"
+
+DESIGN = "lambda_shim"
 UNDOCUMENTED = "AWS does not document it; read here so that no message is lost"
 
 
@@ -79,6 +82,7 @@ _TABLE = [
     ("failed invocation", ["", "crash", ""], ALL, ALL, ERRORS),
     ("failed invocation", ["", "hang", ""], ALL, ALL, LIMITS),
     ("failed invocation", ["", "fill: 300", ""], ALL, ALL, LIMITS),
+    ("failed invocation", ["", "fill in a child: 300", ""], ALL, ALL, UNDOCUMENTED),
 ]
 
 SAYS = {
@@ -88,6 +92,7 @@ SAYS = {
     "crash": "the process dies at the {} message",
     "hang": "exceeds the timeout at the {} message, catching BaseException",
     "fill: 300": "uses 300 of 128 MB at the {} message",
+    "fill in a child: 300": "starts a process that uses 300 of 128 MB at the {} message",
 }
 
 
@@ -140,7 +145,7 @@ def _responses() -> list[Row]:
     for report in (True, False):
         for kind, does, on, off, rule in _TABLE:
             timeout = 2 if "hang" in does else 3
-            memory_mb = 128 if "fill: 300" in does else 512
+            memory_mb = 128 if any(verb.startswith("fill") for verb in does) else 512
             returning = on if report else off
             rows.append(
                 Row(

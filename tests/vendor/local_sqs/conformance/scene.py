@@ -14,7 +14,9 @@ class Arrangement:
     visibility_timeout: int = 10
     max_receive_count: int = 5
     retention: int = 345_600
+    delay: int = 0
     fifo: bool = False
+    fifo_dead_letters: bool | None = None  # None: as the work queue
     content_based_deduplication: bool = False
     batch_size: int = 10
     batching_window: int = 0
@@ -22,6 +24,13 @@ class Arrangement:
     report_batch_item_failures: bool = True
     timeout: int = 3
     memory_mb: int = 512
+    reserved_concurrency: int | None = None  # a number: without MaximumConcurrency
+    handler: str = "function.handler"
+
+    @property
+    def shim(self) -> bool:
+        """Whether the function is made with lambda_shim."""
+        return self.handler.startswith("shim.")
 
 
 class Refused(Exception):
@@ -30,6 +39,14 @@ class Refused(Exception):
     def __init__(self, code: str) -> None:
         super().__init__(code)
         self.code = code
+
+
+class PartlyRefused(Exception):
+    """Of a batch, the entries with these indices were refused, with SQS's codes."""
+
+    def __init__(self, ids: list[str], codes: dict[int, str]) -> None:
+        super().__init__(codes)
+        self.ids, self.codes = ids, codes
 
 
 class Split(Exception):
@@ -47,12 +64,13 @@ class Send:
     group: str | None = None
     deduplication_id: str | None = None
     bytes: int = 0  # the body is filled up to so many
+    ending: str = ""  # of the body, after its JSON
 
     @property
     def body(self) -> str:
         script = {"name": self.name, "do": list(self.do), "fill": ""}
         script["fill"] = "x" * max(0, self.bytes - len(json.dumps(script)))
-        return json.dumps(script)
+        return json.dumps(script) + self.ending
 
 
 class Lane(Protocol):
@@ -62,7 +80,11 @@ class Lane(Protocol):
     virtual_time: bool  # whether `pass_time` moves a clock, and nothing happens meanwhile
 
     def send(self, messages: Sequence[Send]) -> list[str]:
-        """Send in one call, SendMessage for one message; the ids. Raises Refused."""
+        """Send in one call, SendMessage for one message; the ids. Raises Refused, PartlyRefused."""
+        ...
+
+    def refusal(self, arrangement: Arrangement) -> str:
+        """What is said when another arrangement is to be made; empty when it can be."""
         ...
 
     def batches(self) -> list[dict[str, Any]]:
@@ -105,7 +127,12 @@ class Scene:
         self._tag = os.urandom(4).hex()  # rows share a lane: their deduplication ids must differ
 
     def send(self, *messages: Send) -> list[str]:
-        ids = self.lane.send([self._tagged(message) for message in messages])
+        try:
+            ids = self.lane.send([self._tagged(message) for message in messages])
+        except PartlyRefused as some:
+            names = [m.name for index, m in enumerate(messages) if index not in some.codes]
+            self.ids |= dict(zip(some.ids, names, strict=True))
+            raise
         self.ids |= dict(zip(ids, (message.name for message in messages), strict=True))
         return ids
 

@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 from . import rows
-from .rows import Row
-from .scene import Arrangement, Refused, Scene, Send, Split
+from .rows import DESIGN, Row
+from .scene import Arrangement, PartlyRefused, Refused, Scene, Send, Split
 
 SITUATIONS: list[Row] = []
 
@@ -24,12 +26,12 @@ def row(
     return add
 
 
-def refused(scene: Scene, message: Send) -> str:
+def refused(scene: Scene, *messages: Send) -> str:
     try:
-        scene.send(message)
+        scene.send(*messages)
     except Refused as refusal:
         return refusal.code
-    raise AssertionError(f"{message.name} was accepted")
+    raise AssertionError(f"{messages[0].name} was accepted")
 
 
 # Receives
@@ -157,6 +159,22 @@ def delayed(scene: Scene) -> None:
     assert scene.lane.virtual_time or late["at"] - sent >= 4
 
 
+@row(
+    "a healthy message, and a function with reserved concurrency (0) but no MaximumConcurrency",
+    "it is throttled: received maxReceiveCount (2) times, never delivered, then dead-lettered",
+    rows.SCALING,
+    Arrangement(reserved_concurrency=0, max_receive_count=2),
+)
+def throttled(scene: Scene) -> None:
+    (identifier,) = scene.send(Send("m"))
+    for _ in range(2):
+        scene.return_to_queue(in_flight=1)
+    letter = scene.dead_letter(identifier)
+    assert letter["body"] == Send("m").body
+    scene.lane.wait_empty()
+    scene.delivered(0)
+
+
 # What the function is given
 
 
@@ -247,6 +265,67 @@ def one_mebibyte(scene: Scene) -> None:
     scene.send(Send("whole", bytes=1_048_576))
     assert refused(scene, Send("more", bytes=1_048_577)) == "InvalidParameterValue"
     scene.delivered(1)
+    scene.lane.wait_empty()
+
+
+@row(
+    "a message with ten attributes",
+    "it is delivered with them; an eleventh is refused",
+    rows.METADATA,
+)
+def ten_attributes(scene: Scene) -> None:
+    ten = {f"k{number}": {"DataType": "String", "StringValue": "v"} for number in range(10)}
+    scene.send(Send("m", attributes=ten))
+    more = ten | {"k10": {"DataType": "String", "StringValue": "v"}}
+    assert refused(scene, Send("more", attributes=more)) == "InvalidParameterValue"
+    (record,) = scene.delivered(1)
+    scene.lane.wait_empty()
+    assert record["messageAttributes"].keys() == ten.keys()
+
+
+@row("a message with DelaySeconds 901", "it is refused; 900 is the most", rows.DELAY)
+def too_long_a_delay(scene: Scene) -> None:
+    assert refused(scene, Send("m", delay=901)) == "InvalidParameterValue"
+
+
+@row(
+    "eleven messages in one SendMessageBatch",
+    "all are refused",
+    rows.BATCH,
+)
+def eleven_entries(scene: Scene) -> None:
+    messages = [Send(f"{number}") for number in range(11)]
+    assert refused(scene, *messages) == "TooManyEntriesInBatchRequest"
+    scene.delivered(0)
+
+
+@row(
+    "messages of more than 1 MiB together in one SendMessageBatch",
+    "all are refused; of 1 MiB together, all are delivered",
+    rows.BATCH,
+)
+def large_batch_request(scene: Scene) -> None:
+    most = [Send(f"{number}", bytes=524_288) for number in range(2)]
+    code = refused(scene, most[0], Send("more", bytes=524_289))
+    assert code == "BatchRequestTooLong"
+    scene.send(*most)
+    assert sorted(record["name"] for record in scene.delivered(2)) == ["0", "1"]
+    scene.lane.wait_empty()
+
+
+@row(
+    "one of three entries of a SendMessageBatch is not as SQS wants it",
+    "the answer names it as Failed; the other two are delivered",
+    rows.BATCH,
+)
+def failed_entry(scene: Scene) -> None:
+    codes: dict[int, str] = {}
+    try:
+        scene.send(Send("first"), Send("second", ending="\0"), Send("third"))
+    except PartlyRefused as some:
+        codes = some.codes
+    assert codes == {1: "InvalidMessageContents"}
+    assert sorted(record["name"] for record in scene.delivered(2)) == ["first", "third"]
     scene.lane.wait_empty()
 
 
@@ -397,7 +476,8 @@ def fifo_groups(scene: Scene) -> None:
 
 @row(
     "a message of a FIFO group fails as often as maxReceiveCount (2) allows",
-    "the FIFO dead-letter queue keeps its messageId and its group; the rest of the group goes on",
+    "it moves to the FIFO dead-letter queue: same messageId and group, a new enqueue time; the rest of "
+    "the group overtakes it",
     rows.DEAD_LETTERS,
     FIFO,
 )
@@ -411,9 +491,11 @@ def fifo_dead_letter(scene: Scene) -> None:
     scene.return_to_queue(in_flight=1)
     letter = scene.dead_letter(identifier)
     assert letter["attributes"]["MessageGroupId"] == "a"
-    scene.delivered(3)
+    first, *_ = scene.delivered(3)
     scene.lane.wait_empty()
     assert scene.names() == ["a1", "a1", "a2"]
+    enqueued = int(first["attributes"]["SentTimestamp"])
+    assert int(letter["attributes"]["SentTimestamp"]) > enqueued
 
 
 @row(
@@ -456,3 +538,233 @@ def deduplicated_by_content(scene: Scene) -> None:
 )
 def no_group(scene: Scene) -> None:
     assert refused(scene, Send("m", deduplication_id="m")) == "MissingParameter"
+
+
+@row(
+    "a dead letter of a FIFO queue is redriven",
+    "it comes with a new messageId and receive count 1, in its group, in the order of before",
+    rows.REDRIVE,
+    Arrangement(fifo=True, max_receive_count=1),
+)
+def fifo_redriven(scene: Scene) -> None:
+    ids = scene.send(
+        *(Send(name, ["fail"], group="a", deduplication_id=name) for name in ("a1", "a2"))
+    )
+    scene.one_batch(2)
+    scene.return_to_queue(in_flight=2)
+    for identifier in ids:
+        scene.dead_letter(identifier)
+    scene.lane.redrive()
+
+    def again() -> list[dict[str, Any]]:
+        found = [record for batch in scene.lane.batches() for record in batch["records"]]
+        return [] if len(found) < 4 else found[2:]
+
+    found = scene.lane.wait(again, "both are delivered under other ids")
+    assert [record["name"] for record in found] == ["a1", "a2"]
+    assert not {record["messageId"] for record in found} & {*ids}
+    assert {record["attributes"]["ApproximateReceiveCount"] for record in found} == {"1"}
+    assert {record["attributes"]["MessageGroupId"] for record in found} == {"a"}
+
+
+@row(
+    "the same MessageDeduplicationId again after 5 minutes",
+    "it is another message, and delivered",
+    rows.DEDUPLICATION,
+    FIFO,
+)
+def deduplication_ends(scene: Scene) -> None:
+    (first,) = scene.send(Send("once", group="a", deduplication_id="same"))
+    scene.delivered(1)
+    scene.lane.wait_empty()
+    scene.lane.pass_time(301)
+    (second,) = scene.send(Send("again", group="a", deduplication_id="same"))
+    records = scene.delivered(2)
+    scene.lane.wait_empty()
+    assert first != second
+    assert [record["name"] for record in records] == ["once", "again"]
+
+
+@row(
+    "SequenceNumber of messages of two groups",
+    "text of 20 digits, larger for each later message of a group",
+    rows.FIFO,
+    FIFO,
+)
+def sequence_numbers(scene: Scene) -> None:
+    names = ["a1", "b1", "a2", "b2"]
+    for name in names:
+        scene.send(Send(name, group=name[0], deduplication_id=name))
+    records = scene.delivered(4)
+    scene.lane.wait_empty()
+    numbers = {record["name"]: record["attributes"]["SequenceNumber"] for record in records}
+    assert all(len(number) == 20 and number.isdigit() for number in numbers.values())
+    assert numbers["a1"] < numbers["a2"]
+    assert numbers["b1"] < numbers["b2"]
+
+
+# The shim
+
+
+SHIM = Arrangement(handler="shim.handler", max_receive_count=3)
+
+
+@row(
+    "the shim: the second of three messages of a FIFO group fails",
+    "the group stops there: the second and third return, in order; the first and another group's are "
+    "deleted",
+    rows.ERRORS,
+    replace(SHIM, fifo=True),
+)
+def shim_stops_group(scene: Scene) -> None:
+    """Had the third been handled after the second failed, it would be parked, and not come again."""
+    scene.send(
+        Send("a1", group="a", deduplication_id="a1"),
+        Send("a2", ["raise"], group="a", deduplication_id="a2"),
+        Send("a3", ["reject"], group="a", deduplication_id="a3"),
+        Send("b1", group="b", deduplication_id="b1"),
+    )
+    scene.one_batch(4)
+    scene.return_to_queue(in_flight=2)
+    scene.delivered(6)
+    scene.lane.wait_empty()
+    assert scene.names()[4:] == ["a2", "a3"]
+
+
+@row(
+    "the shim: a job raises Retry(after=3)",
+    "it returns after 3 s, not after the visibility timeout",
+    rows.VISIBILITY,
+    SHIM,
+)
+def shim_retry(scene: Scene) -> None:
+    scene.send(Send("m", ["retry after: 3"]))
+    scene.delivered(1)
+    scene.hide(3, in_flight=1)
+    scene.delivered(2)
+    scene.lane.wait_empty()
+
+
+@row(
+    "the shim: a job fails as often as maxReceiveCount (3) allows",
+    "the shim parks it at its last delivery: it is deleted, and not dead-lettered",
+    DESIGN,
+    SHIM,
+)
+def shim_parks(scene: Scene) -> None:
+    (identifier,) = scene.send(Send("m", ["raise"] * 9))
+    for number in (1, 2):
+        scene.delivered(number)
+        scene.return_to_queue(in_flight=1)
+    scene.delivered(3)
+    scene.lane.wait_empty()
+    assert identifier not in [letter["messageId"] for letter in scene.lane.dead_letters()]
+
+
+def _guarded(returning: list[str], second: str) -> Check:
+    def check(scene: Scene) -> None:
+        scene.send(Send("first"), Send("second", [second]), Send("third"))
+        scene.one_batch(3)
+        scene.return_to_queue(in_flight=len(returning))
+        again = scene.delivered(3 + len(returning))[3:]
+        scene.lane.wait_empty()
+        assert sorted(record["name"] for record in again) == sorted(returning)
+
+    return check
+
+
+row(
+    "the shim: the second of three jobs takes longer than the function's timeout",
+    "the guard ends it before Lambda kills: the first is deleted, the second and third return",
+    DESIGN,
+    SHIM,
+)(_guarded(["second", "third"], "take too long"))
+row(
+    "the shim with overflow: the second of three jobs takes longer than the function's timeout",
+    "the guard hands it over before Lambda kills: the first and second are deleted, the third returns",
+    DESIGN,
+    replace(SHIM, handler="shim.handler_with_overflow"),
+)(_guarded(["third"], "take too long"))
+for how, verb in (
+    ("catches BaseException and goes on", "hang"),
+    ("is in a C call, where no signal handler runs", "c call"),
+):
+    row(
+        f"the shim: the second of three jobs {how} beyond the function's timeout",
+        "the guard is ignored: Lambda kills the environment, and all three return",
+        rows.LIMITS,
+        SHIM,
+    )(_guarded(["first", "second", "third"], verb))
+
+
+# What cannot be set up
+
+
+def _cannot(arrangements: list[Arrangement]) -> Check:
+    def check(scene: Scene) -> None:
+        for arrangement in arrangements:
+            assert scene.lane.refusal(arrangement), f"{arrangement} was accepted"
+
+    return check
+
+
+for situation, rule, arrangements in (
+    (
+        "a queue with a visibility timeout over 43,200 s",
+        rows.VISIBILITY,
+        [Arrangement(visibility_timeout=43_201)],
+    ),
+    (
+        "a queue with a retention under 60 s or over 14 days",
+        rows.MESSAGES,
+        [Arrangement(retention=59), Arrangement(retention=1_209_601)],
+    ),
+    ("a queue with a delay over 900 s", rows.DELAY, [Arrangement(delay=901)]),
+    (
+        "a redrive policy with maxReceiveCount 0, or over 1,000",
+        rows.DEAD_LETTERS,
+        [Arrangement(max_receive_count=0), Arrangement(max_receive_count=1001)],
+    ),
+    (
+        "a FIFO queue with a standard dead-letter queue, or the reverse",
+        rows.DEAD_LETTERS,
+        [
+            Arrangement(fifo=True, fifo_dead_letters=False),
+            Arrangement(fifo=False, fifo_dead_letters=True),
+        ],
+    ),
+    (
+        "a function timeout longer than the queue's visibility timeout",
+        rows.SQS_TRIGGER,
+        [Arrangement(timeout=11, visibility_timeout=10)],
+    ),
+    (
+        "a mapping with batch size 0, or over 10,000",
+        rows.SQS_TRIGGER,
+        [Arrangement(batch_size=0), Arrangement(batch_size=10_001, batching_window=1)],
+    ),
+    (
+        "a mapping with batch size 11 and no batching window",
+        rows.SQS_TRIGGER,
+        [Arrangement(batch_size=11)],
+    ),
+    (
+        "a mapping with a batching window over 300 s",
+        rows.SQS_TRIGGER,
+        [Arrangement(batching_window=301)],
+    ),
+    (
+        "a FIFO queue's mapping with batch size 11, or with a batching window",
+        rows.SQS_TRIGGER,
+        [
+            Arrangement(fifo=True, batch_size=11),
+            Arrangement(fifo=True, batching_window=1),
+        ],
+    ),
+    (
+        "a mapping with MaximumConcurrency under 2 or over 1,000",
+        rows.SCALING,
+        [Arrangement(concurrency=1), Arrangement(concurrency=1001)],
+    ),
+):
+    row(situation, "it is refused", rule)(_cannot(arrangements))

@@ -42,6 +42,8 @@ def record(message: Message, arn: str, region: str = REGION) -> dict[str, Any]:
         attributes["MessageGroupId"] = message.group_id
     if message.deduplication_id is not None:
         attributes["MessageDeduplicationId"] = message.deduplication_id
+    if message.trace_header is not None:
+        attributes["AWSTraceHeader"] = message.trace_header
     if message.sequence_number is not None:
         attributes["SequenceNumber"] = message.sequence_number
     if message.dead_letter_source is not None:

@@ -51,6 +51,10 @@ def check(entry: Entry, attributes: dict[str, MessageAttribute], *, fifo: bool) 
         raise Refused("InvalidParameterValue", f"delay must be 0-900 seconds, got {entry.delay}")
     if fifo or entry.group_id is not None or entry.deduplication_id is not None:
         _check_fifo(entry, fifo)
+    if entry.trace_header is not None and not is_trace_header(entry.trace_header):
+        raise Refused(
+            "InvalidParameterValue", f"AWSTraceHeader: no X-Ray header: {entry.trace_header!r}"
+        )
     if len(attributes) > MAXIMUM_ATTRIBUTES:
         raise Refused("InvalidParameterValue", f"{len(attributes)} attributes; 10 at most")
     for name, attribute in attributes.items():
@@ -59,6 +63,17 @@ def check(entry: Entry, attributes: dict[str, MessageAttribute], *, fifo: bool) 
     if bytes_ > MAXIMUM_MESSAGE_BYTES:
         raise Refused("InvalidParameterValue", f"message of {bytes_} bytes; 1,048,576 at most")
     return bytes_
+
+
+def is_trace_header(text: str) -> bool:
+    """Whether an X-Ray header begins as it must: `Root=1-<8 hexadecimal digits>-<24>`, then more fields or
+    nothing (https://docs.aws.amazon.com/xray/latest/devguide/xray-concepts.html)."""
+    root, *fields = text.split(";")
+    one, moment, rest = (*root.removeprefix("Root=").split("-"), "", "")[:3]
+    hexadecimal = {*"0123456789abcdefABCDEF"}.issuperset(moment + rest)
+    lengths = (len(moment), len(rest), len(root))
+    well_formed = all("=" in field and field.isprintable() for field in fields if field)
+    return one == "1" and lengths == (8, 24, 40) and hexadecimal and well_formed and text.isascii()
 
 
 def is_fifo(name: str) -> bool:
@@ -108,8 +123,13 @@ def _check_attribute(name: str, attribute: MessageAttribute) -> None:
             "InvalidParameterValue",
             f"attribute {name!r}: type must be String, Number or Binary, got {attribute.data_type!r}",
         )
-    if not (attribute.binary_value if base == "Binary" else attribute.string_value):
+    value, other = attribute.string_value, attribute.binary_value
+    if base == "Binary":
+        value, other = other, value
+    if not value:
         raise Refused("InvalidParameterValue", f"attribute {name!r} ({base}) has no value")
+    if other is not None:
+        raise Refused("InvalidParameterValue", f"attribute {name!r} ({base}) has two values")
     if base != "Binary" and any(map(_forbidden, attribute.string_value or "")):
         raise Refused(
             "InvalidMessageContents",

@@ -18,7 +18,7 @@ from importlib import import_module
 import msgspec
 
 from . import log
-from .child import peak_memory_mb
+from .child import memory_mb
 from .client import Client, ConnectionLost, RedisError
 from .environment import DebugEnvironment, Environment, EnvironmentExited, ForkedEnvironment
 from .event import MAXIMUM_PAYLOAD_BYTES, encode_record, join_records, queue_arn
@@ -147,7 +147,7 @@ class EventSourceMapping:
         self._more_workers = 0  # to start, for messages that a look left
         self._slow = 0.0  # the fault "slow": seconds by which environments are late
         reserved = settings.function.reserved_concurrency
-        concurrency = settings.mapping.concurrency
+        concurrency = 1 if settings.mapping.serial else settings.mapping.concurrency
         self._most_workers = concurrency if reserved is None else min(concurrency, reserved)
         self._throttles = self._most_workers < concurrency
         self._runtime = settings.function.environments == "runtime" and not debug
@@ -550,7 +550,7 @@ class EventSourceMapping:
     def _out_of_memory(self, worker: _Worker) -> bool:
         """Ends an environment that has used more memory than the function has, as Lambda does."""
         allowed = self._settings.function.memory_mb
-        used = 0 if self._debug else peak_memory_mb(worker.environment.pid)
+        used = 0 if self._debug else memory_mb(worker.environment.pid)
         if used <= allowed:
             return False
         self._discard(worker)

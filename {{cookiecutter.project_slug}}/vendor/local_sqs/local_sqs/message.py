@@ -29,18 +29,21 @@ class Message(msgspec.Struct, frozen=True):
     deduplication_id: str | None
     dead_letter_source: str | None
     sequence_number: str | None = None  # of a FIFO queue, 20 digits
+    trace_header: str | None = None
 
 
 class Entry(msgspec.Struct, frozen=True):
     """A message to send. `delay`: seconds, None for the queue's own. `attributes`: plain strings become
     String attributes. A FIFO queue needs `group_id`, and `deduplication_id` unless it deduplicates by
-    content; a standard queue carries a `group_id` along and refuses a `deduplication_id`."""
+    content; a standard queue carries a `group_id` along and refuses a `deduplication_id`. `trace_header`:
+    an X-Ray header, the message system attribute AWSTraceHeader; it does not count as size."""
 
     body: str
     delay: float | None = None
     attributes: Mapping[str, str | MessageAttribute] | None = None
     group_id: str | None = None
     deduplication_id: str | None = None
+    trace_header: str | None = None
 
 
 class Failed(msgspec.Struct, frozen=True):
@@ -67,6 +70,7 @@ class Details(msgspec.Struct, omit_defaults=True):
     group_id: str | None = None
     deduplication_id: str | None = None
     dead_letter_source: str | None = None
+    trace_header: str | None = None
 
 
 class _Rest(msgspec.Struct):
@@ -75,6 +79,7 @@ class _Rest(msgspec.Struct):
     group_id: str | None = None
     deduplication_id: str | None = None
     dead_letter_source: str | None = None
+    trace_header: str | None = None
 
 
 _decode_details = msgspec.json.Decoder(Details).decode
@@ -115,7 +120,9 @@ def _details(packed: bytes) -> Details:
             rest = msgspec.json.decode(text, type=_Rest)
         except (ValueError, RecursionError):
             return _NO_DETAILS
-        return Details({}, rest.group_id, rest.deduplication_id, rest.dead_letter_source)
+        return Details(
+            {}, rest.group_id, rest.deduplication_id, rest.dead_letter_source, rest.trace_header
+        )
     return known
 
 
@@ -153,6 +160,7 @@ def from_reply(
                 known.deduplication_id,
                 known.dead_letter_source,
                 numbers[index].decode() if numbers else None,
+                known.trace_header,
             )
         )
     return messages

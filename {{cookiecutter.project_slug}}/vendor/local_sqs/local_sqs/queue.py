@@ -163,14 +163,16 @@ class Queue:
         attributes: Mapping[str, str | MessageAttribute] | None = None,
         group_id: str | None = None,
         deduplication_id: str | None = None,
+        trace_header: str | None = None,
     ) -> str:
-        """Send one message; gives its id. `delay`: seconds, None for the queue's own.
+        """Send one message; gives its id. `delay`: seconds, None for the queue's own. `trace_header`: see
+        Entry.
 
         A FIFO queue accepts a duplicate (the same deduplication id within 5 minutes), gives the id of the
         original and enqueues nothing. Raises limits.Refused (a ValueError) where SQS would refuse the
         message.
         """
-        entry = Entry(body, delay, attributes, group_id, deduplication_id)
+        entry = Entry(body, delay, attributes, group_id, deduplication_id, trace_header)
         (identifier,), failed = self._send([entry], alone=True)
         for refused in failed:
             raise limits.Refused(refused.code, refused.message)
@@ -412,13 +414,15 @@ def _between(name: str, value: float, low: float, high: float) -> None:
 def _arguments(
     identifier: str, entry: Entry, attributes: dict[str, MessageAttribute]
 ) -> tuple[Argument, ...]:
-    if not attributes and entry.group_id is None and entry.delay is None:
+    detailed = attributes or entry.group_id is not None or entry.trace_header is not None
+    if not detailed and entry.delay is None:
         return identifier, entry.body, ""
     delay = "-" if entry.delay is None else _milliseconds(entry.delay)
-    details = ""
-    if attributes or entry.group_id is not None:
-        details = msgspec.json.encode(Details(attributes, entry.group_id)).decode()
-    return identifier, entry.body, f"{delay} {details}"
+    known = ""
+    if detailed:
+        details = Details(attributes, entry.group_id, trace_header=entry.trace_header)
+        known = msgspec.json.encode(details).decode()
+    return identifier, entry.body, f"{delay} {known}"
 
 
 def _fifo_arguments(
@@ -426,5 +430,6 @@ def _fifo_arguments(
 ) -> tuple[Argument, ...]:
     group, known = entry.group_id or "", entry.deduplication_id
     deduplication_id = known or sha256(entry.body.encode()).hexdigest()
-    details = msgspec.json.encode(Details(attributes, group, deduplication_id))
-    return identifier, entry.body, group, deduplication_id, "" if known else "1", details
+    details = Details(attributes, group, deduplication_id, trace_header=entry.trace_header)
+    packed = msgspec.json.encode(details)
+    return identifier, entry.body, group, deduplication_id, "" if known else "1", packed

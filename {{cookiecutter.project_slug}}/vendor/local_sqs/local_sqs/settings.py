@@ -37,11 +37,13 @@ class QueueSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MappingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The event source mapping. `concurrency`: most environments at once (MaximumConcurrency)."""
+    """The event source mapping. `concurrency`: most environments at once (MaximumConcurrency). `serial`:
+    one environment, whatever `concurrency` says: local only, since no setting of AWS gives that."""
 
     batch_size: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 10
     batching_window: Annotated[float, msgspec.Meta(ge=0, le=300)] = 0.0
-    concurrency: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 2
+    concurrency: int = 2
+    serial: bool = False
     report_batch_item_failures: bool = True
 
 
@@ -67,7 +69,8 @@ class FunctionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All of it. `region` and `account` appear in ARNs only."""
+    """All of it. `region` and `account` appear in ARNs only. `time_scale`: the factor by which the times
+    were shortened, for a test; AWS's least batching window, 1 s, is shortened with them."""
 
     redis: RedisSettings
     queue: QueueSettings
@@ -75,6 +78,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mapping: MappingSettings = MappingSettings()
     region: str = REGION
     account: str = ACCOUNT
+    time_scale: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
 
     def check(self) -> None:
         """Raises SettingsError for values that are right one by one but not together."""
@@ -84,8 +88,16 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"function.timeout: {function.timeout:g} s is longer than "
                 f"queue.visibility_timeout, {queue.visibility_timeout:g} s (Lambda refuses that)"
             )
-        if mapping.batch_size > 10 and not mapping.batching_window > 0:
-            raise SettingsError("mapping.batching_window: a batch_size over 10 needs a window")
+        if mapping.batch_size > 10 and mapping.batching_window < self.time_scale and not queue.fifo:
+            raise SettingsError(
+                "mapping.batching_window: a batch_size over 10 needs a window of at least 1 s, "
+                f"got {mapping.batching_window / self.time_scale:g} s (Lambda refuses that)"
+            )
+        if not 2 <= mapping.concurrency <= 1000:
+            raise SettingsError(
+                f"mapping.concurrency: MaximumConcurrency is 2 to 1000, got {mapping.concurrency}"
+                "; for one environment, locally only, set mapping.serial"
+            )
         if (queue.max_receive_count is None) != (queue.dead_letter_queue is None):
             missing = (
                 "max_receive_count" if queue.max_receive_count is None else "dead_letter_queue"

@@ -50,7 +50,8 @@ local function inbox_readers()
   end
 
   local OPTIONAL_TEXT = { 'group_id', 'deduplication_id' }
-  local KNOWN = { body = true, attributes = true, group_id = true, deduplication_id = true, delay = true }
+  local KNOWN = { body = true, attributes = true, group_id = true, deduplication_id = true, delay = true,
+    trace_header = true }
   local ATTRIBUTE = { dataType = true, stringValue = true, binaryValue = true }
 
   -- Whether XML 1.0 knows all characters of a text, as SQS demands; of the text's bytes those that are no UTF-8
@@ -81,9 +82,14 @@ local function inbox_readers()
     return not string.find(lower, '^aws%.') and not string.find(lower, '^amazon%.')
   end
 
-  -- The rules of limits.py, by which `send` refuses attributes.
+  -- Bytes that a value in base64 stands for.
+  local function decoded_size(value)
+    return #value / 4 * 3 - (string.find(value, '==$') and 2 or string.find(value, '=$') and 1 or 0)
+  end
+
+  -- The rules of limits.py, by which `send` refuses attributes; their size in bytes when they keep to them.
   local function valid_attributes(given)
-    local count = 0
+    local count, size = 0, 0
     for name, attribute in pairs(given) do
       count = count + 1
       if type(name) ~= 'string' or not valid_name(name) or type(attribute) ~= 'table' then
@@ -110,6 +116,7 @@ local function inbox_readers()
         if #value % 4 ~= 0 or not string.find(value, '^[%w+/]+=?=?$') then
           return false
         end
+        size = size + decoded_size(value)
       elseif base == 'Number' then
         if not valid_number(value) then
           return false
@@ -117,8 +124,19 @@ local function inbox_readers()
       elseif base ~= 'String' or not valid_text(value) then
         return false
       end
+      if base ~= 'Binary' then
+        size = size + #value
+      end
+      size = size + #name + #kind
     end
-    return count <= 10
+    return count <= 10 and size
+  end
+
+  local function valid_trace_header(text)
+    local rest = type(text) == 'string' and string.match(text, '^Root=1%-%x%x%x%x%x%x%x%x%-'
+      .. string.rep('%x', 24) .. '(.*)$')
+    return rest and not string.find(rest, '[^ -~]') and (rest == '' or string.find(rest, '^;'))
+      and not string.find(rest .. ';', ';[^;=]+;')
   end
 
   -- What {"$message": {...}} says: body, delay in ms, details. nil when the text is not a well-formed
@@ -154,6 +172,12 @@ local function inbox_readers()
         extra[field] = message[field]
       end
     end
+    if message.trace_header ~= nil then
+      if not valid_trace_header(message.trace_header) then
+        return nil
+      end
+      extra.trace_header = message.trace_header
+    end
     if message.deduplication_id and not fifo then
       return nil
     end
@@ -165,13 +189,19 @@ local function inbox_readers()
       end
       delay = math.floor(delay * 1000)
     end
+    local size = #message.body
     if message.attributes ~= nil then
-      if type(message.attributes) ~= 'table' or not valid_attributes(message.attributes) then
+      local theirs = type(message.attributes) == 'table' and valid_attributes(message.attributes)
+      if not theirs then
         return nil
       end
+      size = size + theirs
       if next(message.attributes) ~= nil then
         extra.attributes = message.attributes
       end
+    end
+    if size > 1048576 then
+      return nil
     end
     return message.body, delay, extra
   end
