@@ -16,7 +16,12 @@ import pytest
 from ..baking import ROOT, BakedProject, described
 
 CACHE = ROOT / ".cache"
-PLACES = (CACHE / "npm" / "node_modules" / ".bin", CACHE / "sam" / "bin", CACHE / "node" / "bin")
+PLACES = (
+    CACHE / "npm" / "node_modules" / ".bin",
+    CACHE / "sam" / "bin",
+    CACHE / "node" / "bin",
+    Path(sys.executable).parent,
+)
 # The values that each stage's files give the parameters.
 STAGES = ("dev", "production")
 # What a developer's machine may have set, and what no test may reach.

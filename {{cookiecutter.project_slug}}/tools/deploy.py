@@ -2,18 +2,20 @@
 
 ::
 
-    python -m tools.deploy deploy staging
+    python -m tools.deploy deploy staging [a zip built before, else build/lambda.zip]
     python -m tools.deploy destroy staging
 """
 
+import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 from .target import DIRECTORY, TOOL, deploy_command, destroy_command
 
-PROJECT = Path(__file__).parent.parent
+PROJECT = Path(__file__).resolve().parent.parent
 ARCHIVE = PROJECT / "build" / "lambda.zip"
 SERVICE = "{{ cookiecutter.project_slug }}"
 
@@ -37,9 +39,14 @@ def confirmed(word: str) -> bool:
 
 def main(arguments: list[str]) -> int:
     match arguments:
-        case ["deploy", stage]:
+        case ["deploy", stage, *built]:
+            for given in built:
+                if Path(given).resolve() != ARCHIVE:  # where deploy/ looks for it
+                    ARCHIVE.parent.mkdir(exist_ok=True)
+                    shutil.copyfile(given, ARCHIVE)
+            code = ARCHIVE.read_bytes()
             print(f"Deploys stack {SERVICE}-{stage} with {TOOL} ({place()}).")
-            print(f"Code: {ARCHIVE.relative_to(PROJECT)}, {ARCHIVE.stat().st_size:,} bytes.")
+            print(f"Code: {len(code):,} bytes, SHA-256 {hashlib.sha256(code).hexdigest()}.")
             print("A new version of the worker takes over as the stage's traffic shift says.")
             command = deploy_command(stage)
         case ["destroy", stage]:
