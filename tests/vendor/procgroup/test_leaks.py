@@ -22,13 +22,13 @@ from procgroup.registry import Owner, Registry
 from .conftest import (
     BLUEPRINTS,
     PACKAGE,
+    PATIENCE,
     Launch,
     Launcher,
     State,
     Write,
     alive,
     free,
-    on_this_machine,
     processes_of,
     sweep_now,
     wait_until,
@@ -87,9 +87,7 @@ def test_kill_9_of_the_warden(launcher: StartLauncher, state: State) -> None:
     one = launcher(FAMILY, mood="stubborn")
     pids = descendants_in(one.facts["directory"])
     os.kill(one.facts["warden"], signal.SIGKILL)
-    wait_until(
-        lambda: not any(map(alive, [one.facts["keeper"], *pids])), "all gone", on_this_machine(0.5)
-    )
+    wait_until(lambda: not any(map(alive, [one.facts["keeper"], *pids])), "all gone")
     assert not Path(one.facts["directory"]).exists()
     one.kill()
     sweep_now(state)
@@ -100,7 +98,7 @@ def test_kill_9_of_the_keeper(launcher: StartLauncher, state: State) -> None:
     one = launcher(FAMILY, mood="stubborn")
     pids = [*descendants_in(one.facts["directory"]), *one.facts["pids"].values()]
     os.kill(one.facts["keeper"], signal.SIGKILL)
-    wait_until(lambda: not any(map(alive, pids)), "the warden kills orphans", on_this_machine(0.5))
+    wait_until(lambda: not any(map(alive, pids)), "the warden kills orphans")
     one.kill()
     state.expect_nothing_left()
 
@@ -167,8 +165,9 @@ def test_role_that_ignores_sigterm_is_killed_after_its_stop_timeout(launch: Laun
     pids = descendants_in(str(group.directory))
     began = time.monotonic()
     group["parent"].stop()
-    assert 0.2 <= time.monotonic() - began < 2
+    assert time.monotonic() - began >= 0.2
     assert group["parent"].state == "stopped"
+    assert group["parent"].status()["exit"] == "killed by SIGKILL"
     wait_until(lambda: not any(map(alive, pids)), "its descendants are gone as well")
 
 
@@ -215,7 +214,6 @@ def test_a_forked_child_does_not_keep_the_group_alive(fresh_state: State) -> Non
         wait_until(
             lambda: set(processes_of(fresh_state.directory)) <= {child},
             "the group is gone",
-            timeout=1,
         )
         assert alive(child)
     finally:
@@ -283,7 +281,7 @@ def test_two_launchers_sweep_at_once(launcher: StartLauncher, state: State) -> N
         )
         for _ in range(4)
     ]
-    assert [sweeper.wait(20) for sweeper in sweepers] == [0, 0, 0, 0]
+    assert [sweeper.wait(PATIENCE) for sweeper in sweepers] == [0, 0, 0, 0]
     state.expect_nothing_left()
 
 
@@ -310,7 +308,6 @@ def count_everything(state: State) -> dict[str, Any]:
         "own": descriptors_of(os.getpid()),
         "wardens": {pid: descriptors_of(pid) for pid in wardens},
         "registry": len(os.listdir("/proc/self/fd")) < len(descriptors_of(os.getpid())) + 8,
-        "children": len(processes.descendants(os.getpid())),
         "threads": threading.active_count(),
         "files": sorted(path.name for path in state.directory.iterdir()),
         "left": state.leftovers(),
@@ -321,12 +318,15 @@ def launch_in_a_row(launch: Launch, state: State, times: int) -> None:
     for _ in range(2):
         launch(PAIR).stop()
     before = count_everything(state)
+    children = set(processes.descendants(os.getpid()))
     ports = set()
     for _ in range(times):
         group = launch(PAIR)
         ports.add(group["queue"].port)
         group.stop()
     state.expect_nothing_left()
+    # A keeper that has said goodbye has yet to end, and its warden to collect it.
+    wait_until(lambda: children.issuperset(processes.descendants(os.getpid())), "no new children")
     assert count_everything(state) == before
     assert all(map(free, ports))
     assert len(ports) == times, "a port that was just freed rests the longest"
@@ -363,7 +363,7 @@ def killed_at_any_moment(state: State, way: str, moments: Iterable[float]) -> No
         process.kill()
         process.wait()
         process.stdout.close()
-        state.expect_no_process(5.0)
+        state.expect_no_process()
         sweep_now(state)
         state.expect_nothing_left()
 
@@ -382,9 +382,7 @@ def test_kill_9_of_a_worker_with_environments_of_its_own(launch: Launch, state: 
     group = launch(FAMILY)
     before = descendants_in(str(group.directory))
     group["parent"].kill()
-    wait_until(
-        lambda: not any(map(alive, before)), "the environments are gone", on_this_machine(0.5)
-    )
+    wait_until(lambda: not any(map(alive, before)), "the environments are gone")
     group["parent"].wait_ready()
     after = descendants_in(str(group.directory))
     assert all(map(alive, after))
@@ -395,10 +393,11 @@ def test_ctrl_c_twice(fresh_state: State, way: str) -> None:
     """The first asks a role to stop that ignores it; the second must not wait for its patience."""
     supervisor = "builtin" if way == "forked" else way
     code = (
-        "from procgroup import ProcessGroup\nimport signal\n"
+        "from procgroup import ProcessGroup\nimport time\n"
         f"group = ProcessGroup.launch({str(FAMILY)!r}, dict(mood='stubborn', stop_timeout=1000),"
         f" supervisor={supervisor!r})\n"
-        "try:\n    print(flush=True)\n    signal.pause()\n"
+        # In slices: a signal just before `signal.pause()` would not end that.
+        "try:\n    print(flush=True)\n    while True: time.sleep(0.05)\n"
         "finally:\n    print(flush=True)\n    group.stop(graceful=True)\n"
     )
     process = subprocess.Popen(
@@ -414,7 +413,7 @@ def test_ctrl_c_twice(fresh_state: State, way: str) -> None:
     began = time.monotonic()
     # The first may reach it before it has begun to wait for the second.
     while process.poll() is None:
-        assert time.monotonic() - began < 30
+        assert time.monotonic() - began < PATIENCE
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.2)
@@ -445,7 +444,7 @@ def test_a_full_disk_while_rendering(
         env=os.environ | {"PYTHONPATH": str(PACKAGE)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=True,
     ).stdout
     assert "File too large" in said
@@ -485,7 +484,7 @@ def test_launchers_race_to_sweep_while_others_launch(
         assert not any(map(alive, one.facts["pids"].values()))
     for one in (living, *racing):
         one.kill()
-    state.expect_no_process(5.0)
+    state.expect_no_process()
     state.expect_nothing_left()
 
 
@@ -555,7 +554,7 @@ def test_exit_without_stop_leaves_nothing(state: State, supervisor: str) -> None
         [sys.executable, "-W", "error", "-c", code],
         env=os.environ | {"PYTHONPATH": str(PACKAGE)},
         check=True,
-        timeout=30,
+        timeout=PATIENCE,
     )
     state.expect_nothing_left()
 
@@ -576,7 +575,7 @@ def test_portable_path_leaves_nothing(
         [sys.executable, "-c", code],
         env=os.environ | {"PYTHONPATH": str(PACKAGE)},
         check=True,
-        timeout=30,
+        timeout=PATIENCE,
     )
     state.expect_nothing_left()
 
@@ -587,7 +586,7 @@ def test_portable_kill_9_of_the_launcher(
     monkeypatch.setenv("PROCGROUP_PORTABLE", "1")
     one = launcher(PAIR)
     one.kill()
-    state.expect_no_process(2.0)
+    state.expect_no_process()
     state.expect_nothing_left()
 
 

@@ -18,7 +18,7 @@ if way == "forked":
     for key in [*wardens._warm]:  # none, where nothing is forked
         while not wardens._usable(*key):
             time.sleep(0.001)
-group = ProcessGroup.launch(blueprint, json.loads(variables), supervisor=supervisor)
+group = ProcessGroup.launch(blueprint, json.loads(variables), supervisor=supervisor, timeout=60.0)
 document = json.loads(group.file.read_text())
 keeper = document["keeper"]["pid"]
 facts = {
@@ -32,4 +32,4 @@ facts = {
 }
 print(json.dumps(facts), flush=True)
 while True:
-    signal.pause()
+    time.sleep(0.05)  # a signal just before `signal.pause()` would not end that
