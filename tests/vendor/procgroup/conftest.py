@@ -190,9 +190,9 @@ def runit() -> None:
         pytest.skip("runit is not installed")
 
 
-def warmed(blueprint: Path, **arguments: Any) -> WarmWarden:
+def warmed(blueprint: Path, state_dir: Path | None = None) -> WarmWarden:
     """The warden that has the blueprint's modules in memory, once it has, or has failed to."""
-    state, modules = state_directory(), preloads(load(blueprint, **arguments), "builtin")
+    state, modules = state_directory(state_dir), preloads(load(blueprint), "builtin")
 
     def settled() -> WarmWarden | None:
         wardens.warm_up(state, modules)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from procgroup import GroupLost, ProcessGroup, processes
+from procgroup import GroupLost, ProcessGroup, processes, wardens
 from procgroup.registry import Owner, Registry
 
 from .conftest import (
@@ -32,6 +32,7 @@ from .conftest import (
     processes_of,
     sweep_now,
     wait_until,
+    warmed,
 )
 
 StartLauncher = Callable[..., Launcher]
@@ -339,6 +340,59 @@ def test_launches_in_a_row_leave_nothing(launch: Launch, state: State) -> None:
 @pytest.mark.stress
 def test_a_thousand_launches_in_a_row_leave_nothing(launch: Launch, state: State) -> None:
     launch_in_a_row(launch, state, 1000)
+
+
+def test_what_a_process_holds_does_not_grow_with_the_state_directories_it_uses(
+    tmp_path: Path, launch: Launch, state: State, way: str
+) -> None:
+    """Nor with what its roles preload: wardens and connections that serve nothing more, end."""
+    first = launch(PAIR, state_dir=tmp_path / "first")
+    places = [tmp_path / f"state{number}" for number in range(2 * wardens.MOST)]
+    for place in places:
+        if way == "forked":
+            warmed(PAIR, state_dir=place)
+        launch(PAIR, state_dir=place).stop()
+
+    def wardens_alive() -> int:
+        found = [pid for place in places for pid in processes_of(place)]
+        return len(found)
+
+    kinds = 2 if way == "forked" else 1
+    wait_until(lambda: wardens_alive() <= kinds * wardens.MOST, "the others have ended")
+    open_files = [
+        os.readlink(f"/proc/self/fd/{name}")
+        for name in os.listdir("/proc/self/fd")
+        if os.path.lexists(f"/proc/self/fd/{name}")
+    ]
+    registries = {name for name in open_files if name.endswith("registry.sqlite3")}
+    assert len([name for name in registries if name.startswith(str(tmp_path))]) <= wardens.MOST
+    assert first["worker"].state == "ready", "its warden has retired, not gone"
+    first.stop()
+    assert not first.directory.exists()
+    wardens.close_all(PATIENCE)
+    assert not any(processes_of(place) for place in (*places, tmp_path / "first"))
+
+
+def test_kill_9_of_a_launcher_whose_warden_has_retired(fresh_state: State, way: str) -> None:
+    """Another state directory's launches have had it make room; it clears the registry all the same."""
+    supervisor = "builtin" if way == "forked" else way
+    code = (
+        "import os, signal, sys; from procgroup import ProcessGroup, wardens\n"
+        f"group = ProcessGroup.launch({str(PAIR)!r}, supervisor={supervisor!r})\n"
+        "for n in range(wardens.MOST):\n"
+        "    wardens.prepare(group.state_dir.with_name(f'other{n}'))\n"
+        "assert group.state_dir not in wardens._plain\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(PACKAGE)},
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert ended.returncode == -signal.SIGKILL
+    fresh_state.expect_no_process()
+    fresh_state.expect_nothing_left()
 
 
 def killed_at_any_moment(state: State, way: str, moments: Iterable[float]) -> None:
