@@ -42,8 +42,9 @@ test-all: setup ## The same, then each example's own lint and tests, then the sl
 	@$(PYTEST) -m 'not slow and not stress' tests/generated
 	@$(PYTEST) -m 'slow and not stress'
 
-stress: setup ## Repeat races many times
+stress: setup ## Repeat races many times, and the tests that nothing leaks 50 times in a row
 	@$(PYTEST) -m stress
+	@$(PYTHON) -m tests.repeat 50 -n auto -m 'not stress' tests/vendor/procgroup/test_leaks.py
 
 lint: setup ## Check format, style and types of all that is plain Python
 	@$(PYTHON) -m ruff format --check $(STYLE) $(PLAIN)

@@ -31,6 +31,7 @@ from procgroup import (
 from .conftest import (
     BLUEPRINTS,
     PACKAGE,
+    PATIENCE,
     PROGRAMS,
     Launch,
     State,
@@ -100,11 +101,12 @@ def test_directory_is_readable_by_a_person(launch: Launch) -> None:
 def test_run_script_works_by_hand(launch: Launch, write: Write) -> None:
     """It sets what the role needs, and arguments before the command are a debugger's."""
     colour = '    environment: {COLOUR: "it\'s {{ role.name }}"}\n'
-    group = launch(write(shell("echo $PROCGROUP_ROLE $COLOUR; pwd; exec sleep 1000", colour)))
+    script = "echo $PROCGROUP_ROLE $COLOUR; pwd; test $BY_HAND || exec sleep 1000"
+    group = launch(write(shell(script, colour)))
     group["a"].stop()
     run = group["a"].directory / "run"
     output = subprocess.run(
-        [run, "timeout", "0.2"], capture_output=True, text=True, check=False, timeout=10
+        [run, "env", "BY_HAND=1"], capture_output=True, text=True, check=True, timeout=PATIENCE
     ).stdout
     assert output == f"a it's a\n{group['a'].directory}\n"
 
@@ -150,15 +152,13 @@ def test_a_role_discovers_the_others_as_its_first_act(launch: Launch, write: Wri
     assert f"found {group['a'].address}" in group["a"].log()
 
 
-def test_killed_role_comes_back_at_once(launch: Launch) -> None:
+def test_killed_role_comes_back(launch: Launch) -> None:
     group = launch(PAIR)
     for _ in range(8):  # killing on purpose is no crash loop
         before = group["worker"].pid
-        began = time.monotonic()
         group["worker"].kill()
         assert not alive(before or 0)
-        group["worker"].wait_ready()
-        assert time.monotonic() - began < 0.6
+        group["worker"].wait_ready(PATIENCE)
         assert group["worker"].pid != before
     assert group["worker"].status()["restarts"] == 8
     assert group["worker"].status()["exit"] == "killed by SIGKILL"
@@ -222,12 +222,11 @@ def test_pause_and_resume(launch: Launch) -> None:
 
 
 def test_a_paused_role_can_be_stopped(launch: Launch) -> None:
-    group = launch(PAIR)
+    group = launch(PAIR, overrides={"roles": {"worker": {"stop_timeout": PATIENCE}}})
     group["worker"].pause()
-    began = time.monotonic()
     group["worker"].stop()
-    assert time.monotonic() - began < 2
     assert group["worker"].state == "stopped"
+    assert group["worker"].status()["exit"] == "killed by SIGTERM", "it woke to obey"
 
 
 def test_signal_reaches_the_main_process(launch: Launch, write: Write) -> None:
@@ -268,10 +267,8 @@ def test_a_crash_takes_the_descendants_of_the_incarnation(launch: Launch) -> Non
 
 def test_crash_loop_is_reported_not_endless(launch: Launch, write: Write, state: State) -> None:
     path = write(shell("echo cannot work; exit 3", "    ready: {notify: true}\n"))
-    began = time.monotonic()
     with pytest.raises(LaunchError) as caught:
-        launch(path, timeout=20.0)
-    assert time.monotonic() - began < 5
+        launch(path)
     message = str(caught.value)
     assert "a.0 is not ready after" in message
     assert "gave up after a row of crashes" in message
@@ -306,7 +303,9 @@ def test_never_ready_names_command_time_and_log(launch: Launch, write: Write, st
     with pytest.raises(LaunchError) as caught:
         launch(path, timeout=0.3)
     message = str(caught.value)
-    assert re.search(r"a.0 is not ready after 0\.[3-9]\d s \(timeout\): runs, but is not", message)
+    found = re.search(r"a.0 is not ready after ([\d.]+) s \(timeout\): runs, but is not", message)
+    assert found
+    assert float(found[1]) >= 0.3
     assert "red \\x01\N{REPLACEMENT CHARACTER} binary" in message
     assert "\x1b" not in message
     clear_kept(state)
@@ -400,8 +399,9 @@ def test_a_stranger_on_the_port_does_not_make_a_role_ready(
         monkeypatch.setenv("PROCGROUP_PORTS", f"{port}-{port}")
         monkeypatch.setattr(registry, "port_is_free", lambda *_: True)
         path = write(shell("exec sleep 1000", "    ports: [web]\n    ready: {tcp: web}\n"))
+        monkeypatch.setattr("procgroup.group._ATTEMPTS", 1)
         with pytest.raises(LaunchError, match=f"problem: port {port} is served by a stranger"):
-            launch(path, timeout=0.5)
+            launch(path, timeout=2.0)
     clear_kept(state)
 
 
@@ -481,13 +481,12 @@ def test_program_that_cannot_run(
 
 def test_a_role_stopped_in_its_first_moment_obeys(launch: Launch, write: Write) -> None:
     """Its stop signal must be neither lost nor taken for the keeper's own."""
-    path = write(shell("exec sleep 1000"))
+    path = write(shell("exec sleep 1000", f"    stop_timeout: {PATIENCE}\n"))
     for _ in range(10):
         group = launch(path)
-        began = time.monotonic()
         group["a"].stop()
-        assert time.monotonic() - began < 1
         assert group["a"].state == "stopped"
+        assert group["a"].status()["exit"] == "killed by SIGTERM"
         group.stop()
 
 
@@ -599,7 +598,7 @@ def test_detached_group_outlives_its_launcher(state: State, supervisor: str) -> 
         capture_output=True,
         text=True,
         check=True,
-        timeout=20,
+        timeout=PATIENCE,
     ).stdout
     group = ProcessGroup.attach(output.strip())
     assert ping(group["queue"].port) == b"+PONG\r\n"

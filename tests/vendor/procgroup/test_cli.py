@@ -16,7 +16,7 @@ import pytest
 import yaml
 from procgroup import ProcessGroup
 
-from .conftest import BLUEPRINTS, PACKAGE, State, Write, alive, wait_until
+from .conftest import BLUEPRINTS, PACKAGE, PATIENCE, State, Write, alive, wait_until
 
 PAIR = BLUEPRINTS / "pair.yaml"
 
@@ -69,7 +69,7 @@ def test_up_in_the_foreground_until_ctrl_c(state: State, supervisor: str, write:
     group.close()
     process.send_signal(signal.SIGINT)
     assert process.stdout.read() == "stopping\n"
-    assert process.wait(10) == 0
+    assert process.wait(PATIENCE) == 0
     process.stdout.close()
     state.expect_nothing_left()
 
@@ -78,7 +78,7 @@ def test_ctrl_c_twice(state: State) -> None:
     """The first asks a stubborn role politely, the second does not."""
     process = subprocess.Popen(
         [sys.executable, "-m", "procgroup", "up", str(BLUEPRINTS / "family.yaml"),
-         "--set", "mood=stubborn", "--set", "stop_timeout=60"],
+         "--set", "mood=stubborn", "--set", "stop_timeout=1000"],
         env=os.environ | {"PYTHONPATH": str(PACKAGE)},
         stdout=subprocess.PIPE,
         text=True,
@@ -91,10 +91,8 @@ def test_ctrl_c_twice(state: State) -> None:
         assert process.stdout.readline() == "stopping\n"
         wait_until(lambda: group["parent"].state == "stopping", "it was asked")
     assert process.poll() is None
-    began = time.monotonic()
     process.send_signal(signal.SIGINT)
-    process.wait(10)
-    assert time.monotonic() - began < 3
+    process.wait(PATIENCE)
     process.stdout.close()
     state.expect_nothing_left()
 
@@ -110,7 +108,7 @@ def test_terminated_up_leaves_nothing(state: State) -> None:
     while "ctrl-C" not in process.stdout.readline():
         pass
     process.terminate()
-    process.wait(10)
+    process.wait(PATIENCE)
     process.stdout.close()
     state.expect_nothing_left()
 
@@ -275,7 +273,7 @@ def test_logs_follow(detached: ProcessGroup) -> None:
     assert re.match(r"\d\d:\d\d:\d\d worker.0 \| greeted", process.stdout.readline())
     detached.stop()
     assert process.stdout.read() == ""
-    assert process.wait(10) == 0, "it ends with its group"
+    assert process.wait(PATIENCE) == 0, "it ends with its group"
     process.stdout.close()
 
 
@@ -288,7 +286,7 @@ def test_logs_follow_ends_with_a_group_whose_directory_is_kept(detached: Process
     detached.failed = True
     detached.stop()
     assert "worker.0 | last words\n" in process.stdout.read()
-    assert process.wait(10) == 0
+    assert process.wait(PATIENCE) == 0
     process.stdout.close()
     procgroup("gc", "--all")
 

@@ -16,22 +16,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from procgroup import GroupLost, ProcessGroup, processes
+from procgroup import GroupLost, ProcessGroup, processes, wardens
 from procgroup.registry import Owner, Registry
 
 from .conftest import (
     BLUEPRINTS,
     PACKAGE,
+    PATIENCE,
     Launch,
     Launcher,
     State,
     Write,
     alive,
     free,
-    on_this_machine,
     processes_of,
     sweep_now,
     wait_until,
+    warmed,
 )
 
 StartLauncher = Callable[..., Launcher]
@@ -87,9 +88,7 @@ def test_kill_9_of_the_warden(launcher: StartLauncher, state: State) -> None:
     one = launcher(FAMILY, mood="stubborn")
     pids = descendants_in(one.facts["directory"])
     os.kill(one.facts["warden"], signal.SIGKILL)
-    wait_until(
-        lambda: not any(map(alive, [one.facts["keeper"], *pids])), "all gone", on_this_machine(0.5)
-    )
+    wait_until(lambda: not any(map(alive, [one.facts["keeper"], *pids])), "all gone")
     assert not Path(one.facts["directory"]).exists()
     one.kill()
     sweep_now(state)
@@ -100,7 +99,7 @@ def test_kill_9_of_the_keeper(launcher: StartLauncher, state: State) -> None:
     one = launcher(FAMILY, mood="stubborn")
     pids = [*descendants_in(one.facts["directory"]), *one.facts["pids"].values()]
     os.kill(one.facts["keeper"], signal.SIGKILL)
-    wait_until(lambda: not any(map(alive, pids)), "the warden kills orphans", on_this_machine(0.5))
+    wait_until(lambda: not any(map(alive, pids)), "the warden kills orphans")
     one.kill()
     state.expect_nothing_left()
 
@@ -167,8 +166,9 @@ def test_role_that_ignores_sigterm_is_killed_after_its_stop_timeout(launch: Laun
     pids = descendants_in(str(group.directory))
     began = time.monotonic()
     group["parent"].stop()
-    assert 0.2 <= time.monotonic() - began < 2
+    assert time.monotonic() - began >= 0.2
     assert group["parent"].state == "stopped"
+    assert group["parent"].status()["exit"] == "killed by SIGKILL"
     wait_until(lambda: not any(map(alive, pids)), "its descendants are gone as well")
 
 
@@ -215,7 +215,6 @@ def test_a_forked_child_does_not_keep_the_group_alive(fresh_state: State) -> Non
         wait_until(
             lambda: set(processes_of(fresh_state.directory)) <= {child},
             "the group is gone",
-            timeout=1,
         )
         assert alive(child)
     finally:
@@ -283,7 +282,7 @@ def test_two_launchers_sweep_at_once(launcher: StartLauncher, state: State) -> N
         )
         for _ in range(4)
     ]
-    assert [sweeper.wait(20) for sweeper in sweepers] == [0, 0, 0, 0]
+    assert [sweeper.wait(PATIENCE) for sweeper in sweepers] == [0, 0, 0, 0]
     state.expect_nothing_left()
 
 
@@ -343,6 +342,59 @@ def test_a_thousand_launches_in_a_row_leave_nothing(launch: Launch, state: State
     launch_in_a_row(launch, state, 1000)
 
 
+def test_what_a_process_holds_does_not_grow_with_the_state_directories_it_uses(
+    tmp_path: Path, launch: Launch, state: State, way: str
+) -> None:
+    """Nor with what its roles preload: wardens and connections that serve nothing more, end."""
+    first = launch(PAIR, state_dir=tmp_path / "first")
+    places = [tmp_path / f"state{number}" for number in range(2 * wardens.MOST)]
+    for place in places:
+        if way == "forked":
+            warmed(PAIR, state_dir=place)
+        launch(PAIR, state_dir=place).stop()
+
+    def wardens_alive() -> int:
+        found = [pid for place in places for pid in processes_of(place)]
+        return len(found)
+
+    kinds = 2 if way == "forked" else 1
+    wait_until(lambda: wardens_alive() <= kinds * wardens.MOST, "the others have ended")
+    open_files = [
+        os.readlink(f"/proc/self/fd/{name}")
+        for name in os.listdir("/proc/self/fd")
+        if os.path.lexists(f"/proc/self/fd/{name}")
+    ]
+    registries = {name for name in open_files if name.endswith("registry.sqlite3")}
+    assert len([name for name in registries if name.startswith(str(tmp_path))]) <= wardens.MOST
+    assert first["worker"].state == "ready", "its warden has retired, not gone"
+    first.stop()
+    assert not first.directory.exists()
+    wardens.close_all(PATIENCE)
+    assert not any(processes_of(place) for place in (*places, tmp_path / "first"))
+
+
+def test_kill_9_of_a_launcher_whose_warden_has_retired(fresh_state: State, way: str) -> None:
+    """Another state directory's launches have had it make room; it clears the registry all the same."""
+    supervisor = "builtin" if way == "forked" else way
+    code = (
+        "import os, signal, sys; from procgroup import ProcessGroup, wardens\n"
+        f"group = ProcessGroup.launch({str(PAIR)!r}, supervisor={supervisor!r})\n"
+        "for n in range(wardens.MOST):\n"
+        "    wardens.prepare(group.state_dir.with_name(f'other{n}'))\n"
+        "assert group.state_dir not in wardens._plain\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(PACKAGE)},
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert ended.returncode == -signal.SIGKILL
+    fresh_state.expect_no_process()
+    fresh_state.expect_nothing_left()
+
+
 def killed_at_any_moment(state: State, way: str, moments: Iterable[float]) -> None:
     """Launchers killed with -9 that many seconds after they began to launch."""
     code = (
@@ -365,7 +417,7 @@ def killed_at_any_moment(state: State, way: str, moments: Iterable[float]) -> No
         process.kill()
         process.wait()
         process.stdout.close()
-        state.expect_no_process(5.0)
+        state.expect_no_process()
         sweep_now(state)
         state.expect_nothing_left()
 
@@ -384,9 +436,7 @@ def test_kill_9_of_a_worker_with_environments_of_its_own(launch: Launch, state: 
     group = launch(FAMILY)
     before = descendants_in(str(group.directory))
     group["parent"].kill()
-    wait_until(
-        lambda: not any(map(alive, before)), "the environments are gone", on_this_machine(0.5)
-    )
+    wait_until(lambda: not any(map(alive, before)), "the environments are gone")
     group["parent"].wait_ready()
     after = descendants_in(str(group.directory))
     assert all(map(alive, after))
@@ -397,10 +447,11 @@ def test_ctrl_c_twice(fresh_state: State, way: str) -> None:
     """The first asks a role to stop that ignores it; the second must not wait for its patience."""
     supervisor = "builtin" if way == "forked" else way
     code = (
-        "from procgroup import ProcessGroup\nimport signal\n"
+        "from procgroup import ProcessGroup\nimport time\n"
         f"group = ProcessGroup.launch({str(FAMILY)!r}, dict(mood='stubborn', stop_timeout=1000),"
         f" supervisor={supervisor!r})\n"
-        "try:\n    print(flush=True)\n    signal.pause()\n"
+        # In slices: a signal just before `signal.pause()` would not end that.
+        "try:\n    print(flush=True)\n    while True: time.sleep(0.05)\n"
         "finally:\n    print(flush=True)\n    group.stop(graceful=True)\n"
     )
     process = subprocess.Popen(
@@ -416,7 +467,7 @@ def test_ctrl_c_twice(fresh_state: State, way: str) -> None:
     began = time.monotonic()
     # The first may reach it before it has begun to wait for the second.
     while process.poll() is None:
-        assert time.monotonic() - began < 30
+        assert time.monotonic() - began < PATIENCE
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.2)
@@ -447,7 +498,7 @@ def test_a_full_disk_while_rendering(
         env=os.environ | {"PYTHONPATH": str(PACKAGE)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=True,
     ).stdout
     assert "File too large" in said
@@ -487,7 +538,7 @@ def test_launchers_race_to_sweep_while_others_launch(
         assert not any(map(alive, one.facts["pids"].values()))
     for one in (living, *racing):
         one.kill()
-    state.expect_no_process(5.0)
+    state.expect_no_process()
     state.expect_nothing_left()
 
 
@@ -557,7 +608,7 @@ def test_exit_without_stop_leaves_nothing(state: State, supervisor: str) -> None
         [sys.executable, "-W", "error", "-c", code],
         env=os.environ | {"PYTHONPATH": str(PACKAGE)},
         check=True,
-        timeout=30,
+        timeout=PATIENCE,
     )
     state.expect_nothing_left()
 
@@ -578,7 +629,7 @@ def test_portable_path_leaves_nothing(
         [sys.executable, "-c", code],
         env=os.environ | {"PYTHONPATH": str(PACKAGE)},
         check=True,
-        timeout=30,
+        timeout=PATIENCE,
     )
     state.expect_nothing_left()
 
@@ -589,7 +640,7 @@ def test_portable_kill_9_of_the_launcher(
     monkeypatch.setenv("PROCGROUP_PORTABLE", "1")
     one = launcher(PAIR)
     one.kill()
-    state.expect_no_process(2.0)
+    state.expect_no_process()
     state.expect_nothing_left()
 
 

@@ -206,7 +206,7 @@ def test_exception_in_a_fixture_leaves_nothing(run_pytest: RunPytest, fresh_stat
         "def test_three(launch_group):\n    launch_group().close()\n    launch_group()\n"
     )
     assert "2 passed, 2 errors" in result.stdout, result.stdout
-    fresh_state.expect_no_process(5)
+    fresh_state.expect_no_process()
     clear(fresh_state)
     fresh_state.expect_nothing_left()
 

@@ -24,7 +24,7 @@ def through(method: str) -> str:
     queue = context.Queue()
     process = context.Process(target=child, args=(queue,))
     process.start()
-    name: str = queue.get(timeout=30)
+    name: str = queue.get(timeout=60)
     process.join()
     assert process.exitcode == 0
     return name

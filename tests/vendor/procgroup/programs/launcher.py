@@ -18,7 +18,7 @@ if way == "forked":
     for key in [*wardens._warm]:  # none, where nothing is forked
         while key in wardens._warm and not wardens._usable(*key):
             time.sleep(0.001)
-group = ProcessGroup.launch(blueprint, json.loads(variables), supervisor=supervisor)
+group = ProcessGroup.launch(blueprint, json.loads(variables), supervisor=supervisor, timeout=60.0)
 document = json.loads(group.file.read_text())
 keeper = document["keeper"]["pid"]
 facts = {

@@ -8,7 +8,7 @@ import time
 
 def main() -> None:
     host, port, greeting = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while True:
         connection = _socket.socket()
         if connection.connect_ex((host, port)) == 0:

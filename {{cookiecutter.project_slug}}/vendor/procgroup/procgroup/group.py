@@ -34,15 +34,18 @@ _SLACK = 5.0  # seconds beyond a keeper's own time limit until it counts as hung
 
 
 def _registry(state_dir: Path) -> Registry:
-    """This process's connection; reopened when the file was replaced under it."""
+    """This process's connection, to be used under the lock; reopened when the file was replaced."""
     from procgroup.registry import Registry
 
-    registry = _registries.get(state_dir)
+    registry = _registries.pop(state_dir, None)
     if registry is not None and registry.replaced():
         registry.close()
         registry = None
     if registry is None:
-        registry = _registries[state_dir] = Registry(state_dir)
+        while len(_registries) >= wardens.MOST:
+            _registries.pop(next(iter(_registries))).close()  # the one used least lately
+        registry = Registry(state_dir)
+    _registries[state_dir] = registry
     return registry
 
 
@@ -414,12 +417,12 @@ class ProcessGroup:
                 connection.close()
                 processes.remove_tree(str(state / "groups" / group_id))
                 with _lock:
-                    registry.release(group_id)
+                    _registry(state).release(group_id)
             raise
         if detach:
             warden.detached = True
             with _lock:
-                registry.hand_over(group_id, Owner.of(kept["keeper"]))
+                _registry(state).hand_over(group_id, Owner.of(kept["keeper"]))
         return group
 
     def _port_taken(self, refusal: _Refused) -> bool:

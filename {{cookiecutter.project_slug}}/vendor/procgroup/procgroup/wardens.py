@@ -108,9 +108,13 @@ class Warden:
         return ours
 
     def leave(self) -> None:
-        """Let the warden end, as soon as its keepers have."""
+        """Let the warden end, as soon as its keepers have; this process leaves nothing behind."""
         with contextlib.suppress(OSError):  # it has left us, or has been left before
             self.socket.send(GOODBYE)
+        self.retire()
+
+    def retire(self) -> None:
+        """Let it end likewise; should this process die meanwhile, it still clears the registry."""
         self.socket.close()
 
     def close(self, timeout: float) -> None:
@@ -202,29 +206,33 @@ class WarmWarden(Warden):
                 return False
         return True
 
-    def leave(self) -> None:
+    def retire(self) -> None:
         """As ever; but one that still imports would not hear it, has no keepers, and is killed."""
         if not self._ready and self.alive():
             self.process.kill()
-        super().leave()
+        super().retire()
 
 
-_MOST_WARM = 4  # at once in a process; each holds some 20 MB
+# Of each kind, at once in a process, however many state directories and sets of modules it uses. Each
+# holds some 10 to 20 MB; those used least lately go first.
+MOST = 4
 _lock = threading.RLock()  # guards what follows
 _plain: dict[Path, Warden] = {}
 _warm: dict[tuple[Path, tuple[str, ...]], WarmWarden] = {}
-_retired: list[WarmWarden] = []  # they serve no new groups, and end with those they have
+_retired: list[Warden] = []  # they serve no new groups, and end with those they have
 
 
 def prepare(state_dir: Path) -> Warden:
     """The plain warden for that state directory; started when it does not run."""
     with _lock:
-        warden = _plain.get(state_dir)
+        warden = _plain.pop(state_dir, None)
         if warden is not None and not warden.alive():
             warden.close(1.0)
             warden = None
         if warden is None:
-            warden = _plain[state_dir] = Warden(state_dir)
+            _make_room(_plain)
+            warden = Warden(state_dir)
+        _plain[state_dir] = warden  # last: the one used most lately
         return warden
 
 
@@ -244,17 +252,16 @@ def new_keeper(state_dir: Path, modules: tuple[str, ...]) -> tuple[Warden, socke
 
 def _usable(state_dir: Path, modules: tuple[str, ...]) -> WarmWarden | None:
     key = state_dir, modules
-    warden = _warm.get(key)
+    warden = _warm.pop(key, None)
     if warden is None:
         return None
     ready = warden.ready()  # asked once: it may become so at any moment
-    if warden.failed:
-        return None
-    if ready and warden.alive() and warden.fresh():
-        return warden
-    if ready or not warden.alive():
-        _retire(key)
-    return None
+    usable = ready and warden.alive() and warden.fresh()
+    if usable or warden.failed or (warden.alive() and not ready):
+        _warm[key] = warden  # last: the one used most lately
+    else:
+        _retire(warden)
+    return warden if usable else None
 
 
 def warm_up(state_dir: Path, modules: tuple[str, ...]) -> None:
@@ -262,14 +269,18 @@ def warm_up(state_dir: Path, modules: tuple[str, ...]) -> None:
     with _lock:
         if not processes.LINUX or (state_dir, modules) in _warm:
             return
-        while len(_warm) >= _MOST_WARM:
-            _retire(next(iter(_warm)))
+        _make_room(_warm)
         _warm[state_dir, modules] = WarmWarden(state_dir, modules)
 
 
-def _retire(key: tuple[Path, tuple[str, ...]]) -> None:
-    warden = _warm.pop(key)
-    warden.leave()
+def _make_room(table: dict[Any, Any]) -> None:
+    """Retire those used least lately, for one more."""
+    while len(table) >= MOST:
+        _retire(table.pop(next(iter(table))))
+
+
+def _retire(warden: Warden) -> None:
+    warden.retire()
     _retired[:] = [each for each in (*_retired, warden) if each.alive()]
 
 
