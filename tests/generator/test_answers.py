@@ -386,3 +386,16 @@ def test_the_slug_follows_the_name(
     answers = (tmp_path / slug / ".copier-answers.yml").read_text(encoding="utf-8")
     assert answers == (tmp_path / "copier" / ".copier-answers.yml").read_text(encoding="utf-8")
     assert yaml.safe_load(answers)["project_slug"] == slug
+
+
+@pytest.mark.parametrize("deploy_target", ["sam", "cdk", "serverless"])
+@pytest.mark.parametrize("queue_type", ["standard", "fifo"])
+def test_other_services_can_attach_to_a_standard_dead_letter_queue_only(
+    bake: Callable[..., BakedProject], deploy_target: str, queue_type: str
+) -> None:
+    """On-failure destinations take no FIFO queue; and only a standard queue keeps the enqueue time."""
+    answers = {"overflow": "none"} if queue_type == "fifo" else {}
+    project = bake(deploy_target=deploy_target, queue_type=queue_type, **answers)
+    text = "".join(path.read_text("utf-8") for path in project.path.glob("deploy/*"))
+    assert ("FailureQueueArn" in text) == (queue_type == "standard")
+    assert ("keeps its enqueue time" in text) == (queue_type == "standard")

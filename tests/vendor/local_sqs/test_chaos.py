@@ -72,8 +72,13 @@ class Chaos:
             time.sleep(self.chance.uniform(0.4, 1.6) * self.pause)
             self._kill(self.chance.choices(names, weights)[0])
         sender.join()
-        assert self.mapping.process.poll() is None, "the poller ended by itself"
+        self._assert_poller_lives()
         self._check()
+
+    def _assert_poller_lives(self) -> None:
+        log = self.mapping.log()
+        ended = self.mapping.process.poll() is not None
+        assert not ended, f"--chaos-seed {self.seed}: the poller ended by itself\n{log[-2000:]}"
 
     def _send(self, seed: int) -> None:
         chance = random.Random(seed)
@@ -101,7 +106,7 @@ class Chaos:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.chance.choice(environments), signal.SIGKILL)
         elif victim == "poller":
-            assert self.mapping.process.poll() is None, "the poller ended by itself"
+            self._assert_poller_lives()
             self.mapping.kill()
             self.mapping.start()
         else:

@@ -255,6 +255,12 @@ def test_the_page_tells_what_has_been_run():
     assert "| **failed**: it raised |" in text
 
 
+@pytest.mark.parametrize("test", [test for tests in page.ELSEWHERE.values() for test in tests])
+def test_the_tests_that_the_page_names_are_there(test):
+    file, _, name = test.partition("::")
+    assert f"def {name}(" in (page.ROOT / "tests" / "vendor" / file).read_text()
+
+
 def test_names_of_rows_differ():
     names = [row.name for row in table()]
     assert len(names) == len({*names})

@@ -13,6 +13,7 @@ Each delivery that meets a switch leaves a note, a ``met-…`` file with the ids
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,29 @@ FAULTS = Path(os.environ["PROCGROUP_GROUP_FILE"]).parent / "faults"
 SWITCHES = ("crash", "crash-after", "hang", "watch")
 
 
-def worker(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    switches = {name for name in SWITCHES if (FAULTS / name).exists()}
-    if switches:
-        ids = "\n".join(record["messageId"] for record in event["Records"])
-        note = FAULTS / f".{os.getpid()}"
-        note.write_text(ids)
-        note.rename(FAULTS / f"met-{time.monotonic_ns():020}-{os.getpid()}")
-    if "crash" in switches:
-        os.kill(os.getpid(), signal.SIGKILL)
-    while (FAULTS / "hang").exists():
-        time.sleep(0.005)
-    answer = aws_lambda.worker(event, context)
-    if "crash-after" in switches:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return answer
+Handler = Callable[[dict[str, Any], Any], dict[str, Any]]
+
+
+def with_switches(worker: Handler) -> Handler:
+    """A handler with the switches in front."""
+
+    def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+        switches = {name for name in SWITCHES if (FAULTS / name).exists()}
+        if switches:
+            ids = "\n".join(record["messageId"] for record in event["Records"])
+            note = FAULTS / f".{os.getpid()}"
+            note.write_text(ids)
+            note.rename(FAULTS / f"met-{time.monotonic_ns():020}-{os.getpid()}")
+        if "crash" in switches:
+            os.kill(os.getpid(), signal.SIGKILL)
+        while (FAULTS / "hang").exists():
+            time.sleep(0.005)
+        answer = worker(event, context)
+        if "crash-after" in switches:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return answer
+
+    return handler
+
+
+worker = with_switches(aws_lambda.worker)

@@ -1,5 +1,7 @@
 """What happens to a message, whatever happens to the service."""
 
+from typing import Any
+
 import pytest
 
 from .. import example
@@ -166,24 +168,40 @@ def test_repeated_deliveries_in_any_order_have_no_second_effect(service: LocalSe
     assert service.records() == []
 
 {% endif %}
-@with_faults
-def test_a_redriven_message_has_a_new_id_and_no_second_effect(service: LocalService) -> None:
-    """Which is why the ledger goes by business id: by message id, this would be two jobs."""
+def effects_before_and_after_a_redrive(service: LocalService) -> tuple[list[Any], list[Any]]:
+    """Of a message that was done, whose answers were lost until it was a dead letter."""
     with service.fault("crash-after"):
         sent = service.send(example.message())
         for delivery in range(1, MAX_RECEIVE_COUNT + 1):
             service.wait_fault_met(delivery)
             service.pass_visibility_timeout()
         wait_until(lambda: service.dead_letter_queue.stats().ready == 1, "the dead letter")
-    once = example.effects(service)
+    before = example.effects(service)
+    assert len(before) == 1
     with service.fault("watch"):
         assert service.dead_letter_queue.redrive() == 1
         service.wait_fault_met(MAX_RECEIVE_COUNT + 1)
         service.wait_idle()
-    *before, redriven = service.met_fault()
-    assert before == [sent] * MAX_RECEIVE_COUNT
+    *deliveries, redriven = service.met_fault()
+    assert deliveries == [sent] * MAX_RECEIVE_COUNT
     assert redriven != sent
-    assert example.effects(service) == once
+    return before, example.effects(service)
+
+
+@with_faults
+def test_a_redriven_message_has_a_new_id_and_no_second_effect(service: LocalService) -> None:
+    """The ledger goes by business id."""
+    before, after = effects_before_and_after_a_redrive(service)
+    assert after == before
+
+
+@pytest.mark.service(handler="tests.doubles.by_message_id.worker")
+def test_by_message_id_a_redriven_message_would_have_a_second_effect(
+    service: LocalService,
+) -> None:
+    """The counter-example: with SQS's message id for a key, a redrive is another piece of work."""
+    before, after = effects_before_and_after_a_redrive(service)
+    assert after != before
 
 
 @pytest.mark.service(concurrency=4)

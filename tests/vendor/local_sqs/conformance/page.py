@@ -35,6 +35,62 @@ NEVER = """\
 source says so, on a reading of what AWS does not document."""
 
 
+ELSEWHERE = {
+    "a standard queue may deliver a message twice, and in another order": (
+        "local_sqs/test_faults.py::test_duplicate_delivers_again_while_the_first_delivery_is_in_flight",
+        "local_sqs/test_faults.py::test_shuffle_delivers_in_another_order_and_loses_nothing",
+    ),
+    "reserved concurrency below what the mapping asks for burns receive counts while other batches run": (
+        "local_sqs/test_mapping.py::test_reserved_concurrency_below_the_mapping_s_burns_receives",
+    ),
+    "a redrive is from a dead-letter queue only, one at a time, at most 500 messages/s": (
+        "local_sqs/test_redrive.py::test_only_a_dead_letter_queue_can_be_redriven",
+        "local_sqs/test_redrive.py::test_one_at_a_time",
+        "local_sqs/test_redrive.py::test_a_rate_is_kept",
+    ),
+    "a dead letter of a standard queue expires by its first enqueue time; a dead-letter queue keeps 14 days": (
+        "local_sqs/test_queue_rules.py"
+        "::test_a_standard_dead_letter_expires_by_the_enqueue_time_in_its_first_queue",
+        "local_sqs/test_queue.py"
+        "::test_a_dead_letter_queue_keeps_messages_for_fourteen_days_from_enqueueing",
+    ),
+    "ChangeMessageVisibility takes 0-43,200 s": (
+        "local_sqs/test_queue_rules.py::test_a_visibility_timeout_is_at_most_12_hours",
+    ),
+    "attributes count as size; a binary one with its bytes": (
+        "local_sqs/test_queue_rules.py::test_a_message_is_at_most_one_mib_and_its_attributes_count",
+        "local_sqs/test_queue_rules.py"
+        "::test_a_binary_attribute_counts_with_its_bytes_not_with_its_base64",
+    ),
+    "MD5 of attributes, against moto and boto3": (
+        "local_sqs/test_queue_rules.py"
+        "::test_md5_of_a_message_attribute_of_each_type_is_what_sqs_computes",
+    ),
+    "content-based deduplication is by the SHA-256 of the body": (
+        "local_sqs/test_fifo.py"
+        "::test_content_based_deduplication_is_by_the_sha_256_of_the_body_alone",
+    ),
+    "AWSTraceHeader travels along, and counts neither as size nor as an attribute": (
+        "local_sqs/test_queue.py::test_a_trace_header_travels_along_as_aws_trace_header",
+        "local_sqs/test_queue.py::test_a_trace_header_counts_neither_as_size_nor_as_an_attribute",
+    ),
+    "a timeout is logged as Lambda words it, and holds while Redis is away": (
+        "local_sqs/test_mapping.py::test_an_environment_is_killed_at_the_function_timeout",
+        "local_sqs/test_mapping.py::test_the_function_timeout_holds_while_redis_is_away",
+    ),
+    "a function that cannot start costs its batch a receive": (
+        "local_sqs/test_mapping.py::test_a_function_that_cannot_start_burns_receives_and_backs_off",
+    ),
+    "batchItemFailures are no Lambda errors: the shim's own metric counts them, by version": (
+        "lambda_shim/test_batch.py::test_failures_and_parked_records_are_metrics_by_version",
+    ),
+    "the defaults are AWS's": ("local_sqs/test_settings.py::test_aws_defaults",),
+}
+"""What a queue, mapping or function cannot show row by row, and the tests under tests/vendor that do."""
+
+CHAOS = ""
+
+
 def page(rows: Iterable[Row], runs: dict[str, str] | None = None) -> str:
     """The page's text. `runs`: row → "" or what went wrong on AWS."""
     if runs is None:
@@ -49,7 +105,10 @@ def page(rows: Iterable[Row], runs: dict[str, str] | None = None) -> str:
         response = f"{row.response}: `{row.example}`" if row.example else row.response
         cells = (row.situation, response, row.outcome, _source(row.rule), _aws(row, runs))
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    lines += ["", "## Rules that no row can show", "", "| rule | test |", "|---|---|"]
+    for rule, tests in ELSEWHERE.items():
+        lines.append(f"| {rule} | {', '.join(f'`{test}`' for test in tests)} |")
+    return "\n".join(lines) + "\n" + CHAOS
 
 
 def _status(rows: int, unrun: int, runs: dict[str, str]) -> str:
