@@ -75,7 +75,12 @@ def main(arguments: list[str]) -> int:
         text = "\n\n".join([f"Measured on {machine()}.", *map(markdown, results)])
         PAGE.write_text(insert(PAGE.read_text(), text))
         PICTURE.write_text(plot.svg(results))
-        print(f"written: {PAGE.relative_to(ROOT)}, {PICTURE.relative_to(ROOT)}")
+        written = [PAGE, PICTURE]
+        for result in results:
+            if result.curves is not None:
+                written.append(PAGE.with_name(f"{result.name}.svg"))
+                written[-1].write_text(plot.curves_svg(result.curves))
+        print(f"written: {', '.join(str(path.relative_to(ROOT)) for path in written)}")
     return 1 if broken else 0
 
 

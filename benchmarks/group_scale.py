@@ -1,26 +1,28 @@
-"""Many process groups at once, each a Redis server and three workers: all ready, memory, all down."""
+"""Many process groups at once, each a Redis server and its workers: all ready, memory, all down."""
 
 from __future__ import annotations
 
 import os
 from contextlib import ExitStack
+from statistics import median
 
+from benchmarks.group import RUNNERS
 from benchmarks.lab import Lab, Unavailable, Variant, program, require
 from benchmarks.processes import Driver
-from benchmarks.report import Metric, Result, Target, rows_of
+from benchmarks.report import Curves, Metric, Result, Target, rows_of
 
 NAME = "group_scale"
 TITLE = "Many process groups"
 
 LAUNCH = "launch → all ready"
-MEMORY = "memory (PSS) a group, wardens and keepers included"
+MEMORY = "memory (PSS) a group, all that runs for it included"
 TEARDOWN = "teardown of all"
 
-WORKERS = 3
 NUMBERS = (1, 10, 50, 100, 200)
 MANY = 200
 LAUNCHERS = 16  # processes, as many as pytest-xdist would start with `-n 16`
-PEERS = 10  # groups; they take half a second each
+WORKERS = 3  # of the larger kind of group: four processes of its own, 800 in all
+PEER_NUMBERS = (1, 10)  # groups
 ROUNDS = 5  # at most; one takes as long as dozens of the other benchmarks'
 
 
@@ -36,40 +38,75 @@ def run(lab: Lab) -> Result:
     }
     launch, memory = {}, {}
     mine = []
+    lines: dict[str, dict[int, str]] = {}  # a line of the plot → groups → variant
     with ExitStack() as stack:
 
         def driver(name: str, module: str, *arguments: str, **variables: str) -> Variant:
-            log = base / f"{name}.log"
+            log = base / f"{len(variants)}.log"
             child = Driver(f"benchmarks.drivers.{module}", *arguments, log=log, variables=variables)
             return Variant(name, stack.enter_context(child).turn)
 
-        variants = []
-        for number, launchers in (*((number, 1) for number in NUMBERS), (MANY, LAUNCHERS)):
+        variants: list[Variant] = []
+        for number, launchers, workers in (
+            *((number, 1, 1) for number in NUMBERS),
+            (MANY, LAUNCHERS, 1),
+            (MANY, 1, WORKERS),
+            (MANY, LAUNCHERS, WORKERS),
+        ):
             by = "one process" if launchers == 1 else f"{launchers} processes"
-            name = f"procgroup, {number} {'group' if number == 1 else 'groups'} by {by}"
-            arguments = (str(number), str(launchers))
-            variants.append(driver(name, "scale_procgroup", *arguments, **variables))
+            name = f"procgroup by {by}, {_groups(number)}"
+            if workers == 1:
+                lines.setdefault(f"procgroup by {by}", {})[number] = name
+            else:
+                name += f" with {workers} workers"
+            counts = (str(number), str(launchers), str(workers))
+            variants.append(driver(name, "scale_procgroup", *counts, **variables))
             mine.append(name)
             if number == MANY:
                 launch[name], memory[name] = Target(8), Target(8)
-        try:
-            require("mirakuru", "port_for", "redis")
-            name = f"mirakuru + port-for, {PEERS} groups by one process, redis-py"
-            variants.append(driver(name, "scale_mirakuru", str(PEERS), server, str(base)))
-        except Unavailable as missing:
-            result.notes.append(f"mirakuru: not measured: {missing}")
+        checks = {"mirakuru": lambda: require("mirakuru"), **RUNNERS}
+        for tool, check in checks.items():
+            try:
+                check()
+            except Unavailable as missing:
+                result.notes.append(f"{tool}: not measured: {missing}")
+                continue
+            for number in PEER_NUMBERS:
+                name = f"{tool}, {_groups(number)}"
+                place = base / f"{tool}-{number}"
+                place.mkdir()
+                arguments = (tool, str(number), server, str(place))
+                variants.append(driver(name, "scale_peer", *arguments, **variables))
+                lines.setdefault(tool, {})[number] = name
         few = Lab(min(lab.runs, ROUNDS), lab.scratch, lab.progress)
         samples = few.rounds(variants, result.notes)
-    floor = f"procgroup, {PEERS} groups by one process"
+    floor = f"procgroup by one process, {_groups(PEER_NUMBERS[-1])}"
     metrics = [
         Metric(LAUNCH, "s", floor, launch),
-        Metric(MEMORY, "MiB", None, memory),
+        Metric(MEMORY, "MiB", floor, memory),
         Metric(TEARDOWN, "s", floor),
     ]
     result.rows = rows_of(samples, metrics, mine)
+    points = {
+        line: [(float(number), median(values)) for number, name in numbers.items()
+               if (values := samples.of(name, LAUNCH))]
+        for line, numbers in lines.items()
+    }  # fmt: skip
+    result.curves = Curves(
+        f"{TITLE}: {LAUNCH}",
+        "groups",
+        "seconds",
+        {line: found for line, found in points.items() if found},
+        ours=frozenset(line for line in points if line.startswith("procgroup")),
+    )
     result.notes.append(
-        f"Each group has {1 + WORKERS} processes: a Redis server and {WORKERS} Python workers. "
-        f"Ratios are to {PEERS} groups of procgroup's. Processes have launched one group before, "
-        "as a test session has after its first test."
+        "Each group is a Redis server and a worker that imports next to nothing, the same for all; "
+        f"“with {WORKERS} workers” has so many, which makes {MANY * (1 + WORKERS)} processes beside "
+        f"those that look after them. Ratios are to {PEER_NUMBERS[-1]} groups of procgroup's. Its "
+        "processes have launched one group before, as a test session has after its first test."
     )
     return result
+
+
+def _groups(number: int) -> str:
+    return "1 group" if number == 1 else f"{number} groups"

@@ -84,6 +84,22 @@ class Metric:
     targets: dict[str, Target] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Curves:
+    """A metric against a quantity, for a plot.
+
+    Attributes:
+        lines: points (quantity, median) by what the line shows.
+        ours: the lines that are the template's own.
+    """
+
+    title: str
+    across: str
+    up: str
+    lines: dict[str, list[tuple[float, float]]]
+    ours: frozenset[str] = frozenset()
+
+
 @dataclass
 class Result:
     """One benchmark's outcome."""
@@ -92,6 +108,7 @@ class Result:
     title: str
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    curves: Curves | None = None
 
 
 def rows_of(samples: Samples, metrics: Sequence[Metric], ours: Iterable[str]) -> list[Row]:

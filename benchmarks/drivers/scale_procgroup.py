@@ -1,4 +1,4 @@
-"""Many groups at once: ``python -m … GROUPS PROCESSES``: all up, memory, all down.
+"""Many groups at once: ``python -m … GROUPS PROCESSES WORKERS``: all up, memory, all down.
 
 The groups are spread over that many launching processes, as over the workers of pytest-xdist; each
 launches its share from a few threads, since most of a launch is waiting.
@@ -23,14 +23,16 @@ BLUEPRINT = Path(__file__).with_name("scale_group.yaml")
 THREADS = 4
 
 
-def launcher(share: int, orders: Connection) -> None:
+def launcher(share: int, workers: int, orders: Connection) -> None:
     """Bring a share of the groups up and down, as told."""
+    overrides = {"roles": {"worker": {"replicas": workers}}}
     ProcessGroup.launch(BLUEPRINT).close()  # as any test session, it has launched before
     orders.send("here")
     with ThreadPoolExecutor(THREADS) as threads:
         while orders.recv():
             begin = [
-                threads.submit(ProcessGroup.launch, BLUEPRINT, timeout=60.0) for _ in range(share)
+                threads.submit(ProcessGroup.launch, BLUEPRINT, overrides=overrides, timeout=60.0)
+                for _ in range(share)
             ]
             groups = [each.result() for each in begin]
             orders.send("up")
@@ -52,14 +54,14 @@ def proportional_size(pid: int) -> float:
     return 0.0
 
 
-def main(groups: int, launchers: int) -> None:
+def main(groups: int, launchers: int, workers: int) -> None:
     context = get_context("spawn")
     shares = [groups // launchers + (place < groups % launchers) for place in range(launchers)]
     pipes = []
     pids = []
     for share in shares:
         ours, theirs = context.Pipe()
-        process = context.Process(target=launcher, args=(share, theirs))
+        process = context.Process(target=launcher, args=(share, workers, theirs))
         process.start()
         theirs.close()
         pipes.append(ours)
@@ -96,4 +98,4 @@ def main(groups: int, launchers: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(*map(int, sys.argv[1:]))

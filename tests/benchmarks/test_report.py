@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from xml.etree import ElementTree
 
@@ -11,6 +12,7 @@ from benchmarks import plot
 from benchmarks.report import (
     BEGIN,
     END,
+    Curves,
     Metric,
     Result,
     Target,
@@ -172,3 +174,18 @@ def test_picture_shows_a_target_within_the_bars() -> None:
     metric = Metric("wall", "ms", "floor", {"ours": Target(25)})
     root = ElementTree.fromstring(plot.svg([Result("x", "X", rows_of(measured(), [metric], []))]))
     assert len(root.findall("{http://www.w3.org/2000/svg}line")) == 1
+
+
+def test_curves_rise_as_the_values_do_on_logarithmic_axes() -> None:
+    lines = {"a & b": [(1.0, 0.1), (10.0, 1.0), (100.0, 10.0)], "one point": [(10.0, 0.1)]}
+    curves = Curves("X & Y", "groups", "seconds", lines, frozenset(["a & b"]))
+    root = ElementTree.fromstring(plot.curves_svg(curves))
+    space = "{http://www.w3.org/2000/svg}"
+    mine, other = root.findall(f"{space}polyline")
+    assert (mine.get("class"), other.get("class")) == ("line ours", "line peer")
+    points = [tuple(map(float, point.split(","))) for point in str(mine.get("points")).split()]
+    steps = [(b[0] - a[0], b[1] - a[1]) for a, b in itertools.pairwise(points)]
+    assert steps[0] == pytest.approx(steps[1], abs=0.2)
+    assert steps[0][0] > 0 > steps[0][1], "downwards is positive in SVG"
+    texts = [text.text for text in root.findall(f"{space}text")]
+    assert {"X & Y", "groups", "seconds", "a & b", "one point"} <= set(texts)
