@@ -67,6 +67,9 @@ def test_a_job_that_keeps_failing_is_parked_with_its_error(service: LocalService
 
 @with_faults
 def test_crashes_exhausted_go_to_the_dead_letter_queue(service: LocalService) -> None:
+{%- if cookiecutter.overflow == 'fargate' %}
+    service.stop_overflow()
+{%- endif %}
     with service.fault("crash"):
         service.send(example.message())
         for delivery in range(1, MAX_RECEIVE_COUNT + 1):
@@ -119,6 +122,9 @@ def test_the_function_timeout_kills_and_the_message_comes_back(service: LocalSer
 @pytest.mark.service(reserved_concurrency=0)
 def test_a_throttled_function_loses_healthy_messages(service: LocalService) -> None:
     """To the dead-letter queue: what reserved concurrency does where deploy/ set no maximum."""
+{%- if cookiecutter.overflow == 'fargate' %}
+    service.stop_overflow()
+{%- endif %}
     service.send(example.message())
     for _ in range(MAX_RECEIVE_COUNT):
         service.wait_in_flight(1)
@@ -169,6 +175,9 @@ def test_repeated_deliveries_in_any_order_have_no_second_effect(service: LocalSe
 @with_faults
 def test_a_redriven_message_has_a_new_id_and_no_second_effect(service: LocalService) -> None:
     """Which is why the ledger goes by business id: by message id, this would be two jobs."""
+{%- if cookiecutter.overflow == 'fargate' %}
+    service.stop_overflow()
+{%- endif %}
     with service.fault("crash-after"):
         sent = service.send(example.message())
         for delivery in range(1, MAX_RECEIVE_COUNT + 1):
