@@ -86,6 +86,7 @@ def problems(answers: dict[str, str]) -> list[str]:
         slug_problem(answers["project_slug"]),
         text_problem("description", answers["description"]),
         owner_problem(answers["owner"]),
+        overflow_problem(answers["overflow"], answers["queue_type"]),
     )
     return [sentence for sentence in found if sentence]
 
@@ -133,6 +134,18 @@ def owner_problem(owner: str) -> str:
         return f"owner must be {LONGEST['owner']} characters or fewer."
     if not re.search(r"\A[\w .:/=+@-]+\Z", owner):
         return "owner must be letters, digits, spaces and . _ : / = + - @ only, as AWS tags allow."
+    return ""
+
+
+def overflow_problem(overflow: str, queue_type: str) -> str:
+    """Why `overflow` is not to be had; or ""."""
+    if overflow not in ("fargate", "none"):
+        return "overflow must be fargate or none."
+    if overflow == "fargate" and queue_type == "fifo":
+        return (
+            "overflow must be none with a FIFO queue: a job that finishes elsewhere lets the rest "
+            "of its message group overtake it."
+        )
     return ""
 
 

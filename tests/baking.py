@@ -10,6 +10,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).parent.parent
 TREE = "{{cookiecutter.project_slug}}"
 SCRIPTS = Path(sys.executable).parent
@@ -178,9 +180,27 @@ def described(process: subprocess.CompletedProcess[str]) -> str:
     return f"exit status {process.returncode}\n{process.stdout}\n{process.stderr or ''}"
 
 
+def offered() -> dict[str, list[str]]:
+    """What may be chosen, by question, as copier.yml has it."""
+    questions = yaml.safe_load((ROOT / "copier.yml").read_text(encoding="utf-8"))
+    choices = {
+        name: question["choices"]
+        for name, question in questions.items()
+        if isinstance(question, dict) and "choices" in question
+    }
+    return {
+        name: list(each.values() if isinstance(each, dict) else each)
+        for name, each in choices.items()
+    }
+
+
 def combinations(choices: Mapping[str, list[str]]) -> list[dict[str, str]]:
-    """Every combination of the choices, as answers."""
+    """Every combination of the choices that is to be had, as answers."""
     answers: list[dict[str, str]] = [{}]
-    for name, offered in choices.items():
-        answers = [{**others, name: one} for others in answers for one in offered]
-    return answers
+    for name, values in choices.items():
+        answers = [{**others, name: one} for others in answers for one in values]
+    return [
+        each
+        for each in answers
+        if (each.get("queue_type"), each.get("overflow")) != ("fifo", "fargate")
+    ]

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from ..baking import ROOT, BakedProject, Template, combinations, described
+from ..baking import BakedProject, Template, combinations, described, offered
 from .tools import CACHE, placeholder_zip, template_of
 
-CHOICES = json.loads((ROOT / "cookiecutter.json").read_text("utf-8"))
-TARGETS: list[str] = CHOICES["deploy_target"]
+CHOICES = offered()
+TARGETS = CHOICES["deploy_target"]
 SHAPES = combinations(
     {name: CHOICES[name] for name in ("example", "queue_type", "overflow", "fan_out")}
 )

@@ -25,6 +25,8 @@ DEFAULTS = {
     "project_slug": "statement-service",
     "description": "Works through a queue of jobs on AWS Lambda",
     "owner": "platform-team",
+    "queue_type": "standard",
+    "overflow": "fargate",
 }
 
 TEXTS_ALLOWED = [
@@ -215,6 +217,22 @@ def test_refused_with_one_sentence(
     assert ask_copier({name: value}) == f"Validation error for question '{name}': {sentence}"
 
 
+def test_a_fifo_queue_has_no_overflow(ask_cookiecutter: Hook, ask_copier: Questions) -> None:
+    answers = {"queue_type": "fifo", "overflow": "fargate"}
+    (sentence,) = ask_cookiecutter(answers)
+    assert sentence == (
+        "overflow must be none with a FIFO queue: a job that finishes elsewhere lets the rest of "
+        "its message group overtake it."
+    )
+    assert ask_copier(answers) == f"Validation error for question 'overflow': {sentence}"
+
+
+def test_another_overflow_is_refused(ask_cookiecutter: Hook, ask_copier: Questions) -> None:
+    (sentence,) = ask_cookiecutter({"overflow": "lambda"})
+    assert sentence == "overflow must be fargate or none."
+    assert "overflow" in ask_copier({"overflow": "lambda"})
+
+
 def test_each_bad_answer_has_its_sentence(ask_cookiecutter: Hook) -> None:
     bad = {"project_name": "", "project_slug": "", "description": "", "owner": ""}
     sentences = ask_cookiecutter(bad)
@@ -363,9 +381,25 @@ def test_questions_are_the_same() -> None:
             assert {"__prompt__": question["help"], **labels} == prompt
         else:
             assert question["help"] == prompt
+    # A choice that depends on another answer is a text for cookiecutter.
+    default = first["overflow"].replace("cookiecutter.", "")
+    assert default == visible["overflow"]["default"]
     assert visible["project_name"]["default"] == first["project_name"]
     assert visible["description"]["default"] == first["description"]
     assert visible["owner"]["default"] == first["owner"]
+
+
+@pytest.mark.parametrize("queue_type", ["standard", "fifo"])
+def test_the_overflow_follows_the_queue(
+    queue_type: str, template: Template, tmp_path: Path
+) -> None:
+    first = template.cookiecutter(tmp_path, queue_type=queue_type)
+    second = template.copier(tmp_path / "copier", queue_type=queue_type)
+    assert first.returncode == second.returncode == 0, described(first) + described(second)
+    answers = (tmp_path / "statement-service" / ".copier-answers.yml").read_text(encoding="utf-8")
+    assert answers == (tmp_path / "copier" / ".copier-answers.yml").read_text(encoding="utf-8")
+    overflow = {"standard": "fargate", "fifo": "none"}[queue_type]
+    assert yaml.safe_load(answers)["overflow"] == overflow
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from ..baking import ROOT, SCRIPTS, BakedProject, Template, combinations, described
+from ..baking import SCRIPTS, BakedProject, Template, combinations, described, offered
 
-CHOICES = {
-    name: offered
-    for name, offered in json.loads((ROOT / "cookiecutter.json").read_text("utf-8")).items()
-    if isinstance(offered, list)
-}
+CHOICES = offered()
 AWKWARD = {
     "project_name": "Bob's Größen & 口座 \N{MATHEMATICAL SCRIPT CAPITAL S} 😀: # $HOME %s <b>",
     "project_slug": "z" * 40,

@@ -38,7 +38,7 @@ class Overflow:
         self.store = Breakable(MemoryObjects())
         self.records = Records(self.store, self.clock)
         self.launcher = FakeLauncher()
-        self.limits = Limits(**limits)
+        self.limits = Limits(**{"run_wait": 0.0, **limits})
         self.dispatch = Dispatcher(self.records, self.launcher, self.limits, clock=self.clock)
 
     def record(self, key: str) -> DeadLetterRecord:
@@ -463,3 +463,56 @@ def test_the_sweep_measures_what_lies_in_the_store(
     assert {metric["Name"]: metric["Unit"] for metric in metrics}[
         "OldestWaitingRecord"
     ] == "Seconds"
+
+
+# -- back-off
+
+
+def test_a_record_whose_run_failed_waits_twice_as_long_after_each_run() -> None:
+    overflow = Overflow(runs=4, run_wait=60.0)
+    overflow.dispatch(dead_event("a"))
+    assert overflow.launches() == ["a.1"]
+    for run, wait in enumerate((60, 120, 240), start=1):
+        overflow.dispatch.budget.ended(f"a.{run}", None)
+        key, limits = "a", overflow.limits
+        claimed = overflow.records.claim(key, f"a.{run}", 60)
+        assert claimed is not None
+        record, _ = claimed
+        # The task dies: the sweep finds its lease run out.
+        overflow.clock.time += 61
+        overflow.dispatch(TICK)
+        assert overflow.record(key).runs == record.runs + 1 == run
+        if run == limits.runs - 1:
+            break
+        overflow.clock.time += wait - 1
+        overflow.dispatch(TICK)
+        assert overflow.records.claim(key, "another task", 60) is None
+        assert overflow.launches()[-1] == f"a.{run}"
+        overflow.clock.time += 1
+        overflow.dispatch(TICK)
+        assert overflow.launches()[-1] == f"a.{run + 1}"
+
+
+def test_the_longest_back_off_is_an_hour() -> None:
+    assert Limits().again_at(1, 1000.0) == 1060.0
+    assert Limits().again_at(50, 1000.0) == 4600.0
+
+
+# -- a deployment without tasks
+
+
+def test_without_tasks_everything_that_arrives_is_parked_and_says_so() -> None:
+    overflow = Overflow()
+    overflow.dispatch = Dispatcher(overflow.records, None, clock=overflow.clock)
+    overflow.records.put(dead_letter("b", state=WAITING, reason="deadline"))
+    overflow.records.put(dead_letter("c", state=WAITING, reason="needs_more_time"))
+    assert failed(overflow.dispatch(dead_event("a"))) == []
+    assert failed(overflow.dispatch(pointer_event("b"))) == []
+    overflow.dispatch(TICK)  # finds what no pointer told of
+    for key in "abc":
+        record = overflow.record(key)
+        assert (record.state, record.reason) == (PARKED, "no_runner")
+        assert "no subnets were given at deployment" in record.error
+    assert overflow.dispatch({"detail-type": "ECS Task State Change", "detail": {}}) == {
+        "launched": 0
+    }

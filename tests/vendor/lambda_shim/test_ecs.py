@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -13,13 +14,14 @@ from lambda_shim.ecs import (
     OVERRIDES_MOST,
     EcsLauncher,
     TaskSettings,
+    dispatcher,
     launch_of,
     stopped,
     task_settings,
     token,
 )
 
-from .overflow import stopped_event
+from .overflow import SOURCE, dead_message, stopped_event
 
 LAUNCH = Launch("m1.1", "m1", "own")
 ARN = "arn:aws:ecs:eu-central-1:000000000000:task/overflow/0123"
@@ -271,3 +273,40 @@ def test_settings_come_from_the_environment() -> None:
     assert (settings.memory, settings.cpu, settings.public_ip) == (4096, None, False)
     with pytest.raises(ValueError, match="OVERFLOW_SUBNETS"):
         task_settings(environ | {"OVERFLOW_SUBNETS": ""})
+
+
+def test_a_dispatcher_comes_from_the_environment(tmp_path: Path) -> None:
+    environ = {"RECORDS_URL": f"file://{tmp_path}", "QUEUE_ARN": SOURCE}
+    assert dispatcher(environ).launcher is None
+    environ |= {
+        "OVERFLOW_CLUSTER": "c",
+        "OVERFLOW_TASK_DEFINITION": "d",
+        "OVERFLOW_SUBNETS": "subnet-a",
+        "OVERFLOW_LIMITS": '{"tasks": 7}',
+    }
+    made = dispatcher(environ)
+    assert isinstance(made.launcher, EcsLauncher)
+    assert made.limits.tasks == 7
+    made.take([dead_message("a")])
+    stored = made.records.get("a")
+    assert stored is not None
+    assert stored.state == "waiting"
+    listed = tmp_path / "registry.json"
+    listed.write_text(
+        json.dumps(
+            {
+                "functions": [
+                    {
+                        "function": "arn:aws:lambda:eu-central-1:0:function:billing",
+                        "pool": "billing",
+                        "task_definition": "b",
+                        "role": "arn:aws:iam::0:role/billing",
+                    }
+                ]
+            }
+        )
+    )
+    made = dispatcher(environ | {"OVERFLOW_REGISTRY": str(listed)})
+    assert isinstance(made.launcher, EcsLauncher)
+    assert made.launcher.settings.task_definitions == {"own": "d", "billing": "b"}
+    assert made.sources.pools == ("own", "billing")

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from lambda_shim import dead_letters_cli
 from lambda_shim.batch import SqsHandler
+from lambda_shim.budget import Limits
 from lambda_shim.contract import Context, NeedsMoreTime
 from lambda_shim.dispatcher import Dispatcher
 from lambda_shim.dynamodb_ledger import DynamoDbLedger
@@ -66,6 +67,7 @@ class Service:
         self.dispatch = Dispatcher(
             open_records(RECORDS_URL),
             EcsLauncher(task_settings(environ)),
+            limits=Limits(run_wait=0.0),
             sources=Registry(("arn:aws:sqs:eu-central-1:000000000000:orders",), ()),
         )
         self.queue: Any = None

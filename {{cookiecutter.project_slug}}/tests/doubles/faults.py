@@ -8,6 +8,15 @@ A switch is a file in the process group's ``faults`` directory:
 - ``watch``: nothing but the note.
 
 Each delivery that meets a switch leaves a note, a ``met-…`` file with the ids of its messages.
+
+Others are for the job itself, wherever it runs:
+
+- ``more-time``: it says that it needs more time, where its time is limited;
+- ``slow``: it takes as long as the switch is on;
+- ``fail``: it raises;
+- ``save``: it takes long, too, but where its time is limited, it saves its work and says so.
+
+Each job that meets one of them leaves a note, a ``job-…`` file with its message's id.
 """
 
 import os
@@ -17,10 +26,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lambda_shim.batch import SqsHandler
+from lambda_shim.contract import Context
+
+from {{ cookiecutter.__package_name }}.core import jobs, messages
+from {{ cookiecutter.__package_name }}.core.errors import NeedsMoreTime
+from {{ cookiecutter.__package_name }}.core.ports import Ports
 from {{ cookiecutter.__package_name }}.shims import aws_lambda
 
 FAULTS = Path(os.environ["PROCGROUP_GROUP_FILE"]).parent / "faults"
 SWITCHES = ("crash", "crash-after", "hang", "watch")
+JOB_SWITCHES = ("more-time", "slow", "fail", "save")
 
 
 Handler = Callable[[dict[str, Any], Any], dict[str, Any]]
@@ -30,12 +46,7 @@ def with_switches(worker: Handler) -> Handler:
     """A handler with the switches in front."""
 
     def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-        switches = {name for name in SWITCHES if (FAULTS / name).exists()}
-        if switches:
-            ids = "\n".join(record["messageId"] for record in event["Records"])
-            note = FAULTS / f".{os.getpid()}"
-            note.write_text(ids)
-            note.rename(FAULTS / f"met-{time.monotonic_ns():020}-{os.getpid()}")
+        switches = met(SWITCHES, "met", *(record["messageId"] for record in event["Records"]))
         if "crash" in switches:
             os.kill(os.getpid(), signal.SIGKILL)
         while (FAULTS / "hang").exists():
@@ -48,4 +59,31 @@ def with_switches(worker: Handler) -> Handler:
     return handler
 
 
-worker = with_switches(aws_lambda.worker)
+def handle(message: messages.Message, context: Context[Ports]) -> None:
+    """The service's business logic, behind the switches for jobs."""
+    switches = met(JOB_SWITCHES, "job", context.message_id)
+    if "more-time" in switches and context.remaining is not None:
+        raise NeedsMoreTime("a switch says so")
+    if "fail" in switches:
+        raise RuntimeError("a switch says so")
+    while (FAULTS / "slow").exists():
+        time.sleep(0.005)
+    while (FAULTS / "save").exists():
+        time.sleep(0.005)
+        if context.remaining is not None:
+            (FAULTS / f"saved-{time.monotonic_ns()}").touch()
+            raise NeedsMoreTime("saved")
+    jobs.handle(message, context)
+
+
+def met(switches: tuple[str, ...], note: str, *ids: str) -> set[str]:
+    """Those of the switches that are on; if any is, a note of who met it is left."""
+    found = {name for name in switches if (FAULTS / name).exists()}
+    if found:
+        draft = FAULTS / f".{os.getpid()}"
+        draft.write_text("\n".join(ids))
+        draft.rename(FAULTS / f"{note}-{time.monotonic_ns():020}-{os.getpid()}")
+    return found
+
+
+worker = with_switches(SqsHandler(messages.decode, handle, aws_lambda.wire))

@@ -18,8 +18,16 @@ TIME_SCALE = 0.1
 # What runs the handler in each ring.
 ENVIRONMENTS = {"local": "fork", "runtime": "runtime"}
 
-# Puts the fault switches of tests/doubles/faults.py in front of the service's handler.
-with_faults = pytest.mark.service(handler="tests.doubles.faults.worker")
+# The roles whose code may be one of tests/doubles.
+DOUBLED = ["worker"{% if cookiecutter.overflow == 'fargate' %}, "tasks"{% endif %}]
+
+# Puts the fault switches of tests/doubles/faults.py in front of the service's jobs.
+with_faults = pytest.mark.service(
+    handler="tests.doubles.faults.worker",
+{%- if cookiecutter.overflow == 'fargate' %}
+    runner="tests.doubles.runner",
+{%- endif %}
+)
 
 
 @pytest.fixture
@@ -40,7 +48,7 @@ def service(
             # Another name, so that `make send` finds the service that `make run` keeps up.
             overrides={
                 "name": "{{ cookiecutter.project_slug }}-scenario",
-                "roles": {"worker": {"environment": {"PYTHONPATH": str(PROJECT)}}},
+                "roles": {role: {"environment": {"PYTHONPATH": str(PROJECT)}} for role in DOUBLED},
             },
         )
     )

@@ -13,6 +13,9 @@ import msgspec
 from lambda_shim.records import DeadLetterRecord, DirectoryStore
 from local_sqs import Queue, advance_clock
 from local_sqs.faults import set_faults
+{%- if cookiecutter.overflow == 'fargate' %}
+from local_sqs.tasks import TaskClient
+{%- endif %}
 from procgroup import ProcessGroup
 
 # Seconds to wait for what should happen within milliseconds, on the slowest of machines.
@@ -37,7 +40,11 @@ class LocalService:
         redis, names = f"redis://{group['queue'].address}", group.variables
         self.queue = Queue.open(f"{redis}/{names['queue_name']}")
         self.dead_letter_queue = Queue.open(f"{redis}/{names['dead_letter_queue_name']}")
+        self.dead_letters = group.directory / "dead-letters"
         self.documents = group.directory / "documents"
+{%- if cookiecutter.overflow == 'fargate' %}
+        self.tasks = TaskClient(group["tasks"].address)
+{%- endif %}
 
     # -- sending
 {% if cookiecutter.queue_type == 'fifo' %}
@@ -66,18 +73,24 @@ class LocalService:
 
     def wait_returned(self, count: int) -> None:
         """Wait until deliveries have been answered with a batch item failure, so many in all."""
+        self.wait_worker_says("returned to the queue", count)
+
+    def wait_worker_says(self, text: str, count: int = 1) -> None:
+        """Wait until the worker's log has this so many times."""
         wait_until(
-            lambda: self.group["worker"].log().count("returned to the queue") >= count,
-            f"{count} returned deliveries",
+            lambda: self.group["worker"].log().count(text) >= count, f"{text!r}, {count} times"
         )
 
     def records(self) -> list[DeadLetterRecord]:
         """The parked messages' records, the oldest first."""
-        return DirectoryStore(str(self.group.directory / "dead-letters")).list()
+        return DirectoryStore(str(self.dead_letters)).list()
 
-    def wait_record(self) -> DeadLetterRecord:
-        """The first record to appear."""
-        records: list[DeadLetterRecord] = wait_until(self.records, "a dead-letter record")
+    def wait_record(self, state: str = "parked") -> DeadLetterRecord:
+        """The first record to be in this state."""
+        records: list[DeadLetterRecord] = wait_until(
+            lambda: [record for record in self.records() if record.state == state],
+            f"a dead-letter record that is {state}",
+        )
         return records[0]
 
     # -- time
@@ -132,3 +145,36 @@ class LocalService:
     def wait_fault_met(self, count: int = 1) -> None:
         """Wait until so many deliveries in all have met a fault switch."""
         wait_until(lambda: len(self.met_fault()) >= count, f"{count} faults met")
+
+    def wait_job_met(self, count: int = 1) -> None:
+        """Wait until so many jobs in all have met a fault switch for jobs."""
+        notes = self.group.directory / "faults"
+        wait_until(lambda: len(list(notes.glob("job-*"))) >= count, f"{count} faults met by jobs")
+{%- if cookiecutter.overflow == 'fargate' %}
+
+    # -- the overflow
+
+    def stop_overflow(self) -> None:
+        """Stop the dispatcher, so that a dead letter can be looked at."""
+        self.group["dispatcher"].stop()
+
+    def sweep_until(self, condition: Callable[[], Any], what: str) -> None:
+        """Let the dispatcher's schedule tick until the condition holds."""
+
+        def swept() -> bool:
+            self.tasks.tick()
+            deadline = time.monotonic() + 0.5
+            while not (value := condition()) and time.monotonic() < deadline:
+                time.sleep(0.005)
+            return bool(value)
+
+        wait_until(swept, what)
+
+    def task(self, number: int = 1) -> str:
+        """The ARN of the number-th task, once it was started."""
+        tasks: list[dict[str, Any]] = wait_until(
+            lambda: self.tasks.tasks()[number - 1 : number], f"task {number}"
+        )
+        arn: str = tasks[0]["taskArn"]
+        return arn
+{%- endif %}

@@ -18,6 +18,9 @@ ALLOWED = {
     "core": {"core", "lambda_shim.contract", "lambda_shim.messages"},
     "adapters": {"core", "adapters", "lambda_shim", "local_sqs"},
     "shims": {"core", "adapters", "shims", "lambda_shim", "local_sqs", "procgroup"},
+{%- if cookiecutter.overflow == 'fargate' %}
+    "overflow": {"core", "shims", "lambda_shim", "local_sqs"},
+{%- endif %}
 }
 NEVER_IN_THE_CORE = ("boto3", "botocore", "hiredis", "redis", "urllib.request", "socket", "smtplib")
 
@@ -75,3 +78,18 @@ def test_the_core_loads_neither_aws_nor_redis_nor_the_network() -> None:
 def test_the_lambda_handler_loads_neither_boto3_nor_the_local_queue() -> None:
     loaded = loaded_by(f"{PACKAGE}.shims.aws_lambda")
     assert loaded.isdisjoint({"boto3", "botocore", "local_sqs", "hiredis", "procgroup"})
+{%- if cookiecutter.overflow == 'fargate' %}
+
+
+def test_the_dispatcher_knows_nothing_of_the_service() -> None:
+    """So that no deployment of broken jobs keeps failed messages from being put on record."""
+    path = SOURCE / "overflow" / "dispatcher.py"
+    names = imports(path, (PACKAGE, "overflow"))
+    assert not {name for name in names if within(name, {PACKAGE})}
+
+
+def test_the_runner_loads_the_jobs_only_with_a_record_in_hand() -> None:
+    loaded = loaded_by(f"{PACKAGE}.overflow.runner")
+    assert not {name for name in loaded if within(name, {f"{PACKAGE}.core", f"{PACKAGE}.shims"})}
+    assert loaded.isdisjoint({"boto3", "botocore", "local_sqs", "hiredis", "procgroup"})
+{%- endif %}

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from {{ cookiecutter.__package_name }}.adapters.documents import open_documents
@@ -31,7 +32,10 @@ def test_everything_opens_from_the_environment_of_a_deployment() -> None:
     assert wiring.max_receive_count == 5
 
 
-@pytest.mark.parametrize("name", [field.upper() for field in Settings.__struct_fields__])
+REQUIRED = [field.encode_name for field in msgspec.structs.fields(Settings) if field.required]
+
+
+@pytest.mark.parametrize("name", REQUIRED)
 def test_a_missing_setting_is_named(name: str) -> None:
     environment = {key: value for key, value in ON_AWS.items() if key != name}
     with pytest.raises(SettingsError, match=f"missing required field `{name}`"):
@@ -43,7 +47,15 @@ def test_a_bad_setting_is_named() -> None:
         load_settings({**ON_AWS, "MAX_RECEIVE_COUNT": "many"})
 
 
-@pytest.mark.parametrize("name", ["queue", "ledger", "records"])
+def test_overflow_is_on_where_there_is_a_failure_queue() -> None:
+    assert Wiring(load_settings(ON_AWS)).failure_queue is None
+    assert Wiring(load_settings({**ON_AWS, "FAILURE_QUEUE_URL": ""})).failure_queue is None
+    url = "https://sqs.eu-central-1.amazonaws.com/000000000000/dead"
+    wiring = Wiring(load_settings({**ON_AWS, "FAILURE_QUEUE_URL": url}))
+    assert type(wiring.failure_queue).__name__ == "SqsQueue"
+
+
+@pytest.mark.parametrize("name", ["queue", "failure_queue", "ledger", "records"])
 def test_a_scheme_without_an_adapter_is_named(name: str) -> None:
     wiring = Wiring(load_settings({**ON_AWS, f"{name.upper()}_URL": "ftp://somewhere"}))
     with pytest.raises(SettingsError, match=f"{name.upper()}_URL: no adapter for ftp://"):

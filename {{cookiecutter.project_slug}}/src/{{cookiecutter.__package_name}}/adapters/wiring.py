@@ -40,6 +40,21 @@ def split(url: str) -> tuple[str, str]:
     return scheme, rest
 
 
+def open_queue(name: str, url: str) -> "Queue":
+    """The queue with this URL. Raises SettingsError, which names the setting."""
+    match split(url):
+        case "https", _:
+            from lambda_shim.sqs import SqsQueue
+
+            return SqsQueue(url)
+        case "redis", _:
+            from .redis_queue import RedisQueue
+
+            return RedisQueue(url)
+        case scheme, _:
+            raise SettingsError(f"{name}: no adapter for {scheme}://; use https or redis")
+
+
 class Wiring:
     """What ``lambda_shim.batch`` and ``fan_out`` ask a service for."""
 
@@ -50,17 +65,13 @@ class Wiring:
 
     @cached_property
     def queue(self) -> "Queue":
-        match split(self.settings.queue_url):
-            case "https", _:
-                from lambda_shim.sqs import SqsQueue
+        return open_queue("QUEUE_URL", self.settings.queue_url)
 
-                return SqsQueue(self.settings.queue_url)
-            case "redis", _:
-                from .redis_queue import RedisQueue
-
-                return RedisQueue(self.settings.queue_url)
-            case scheme, _:
-                raise SettingsError(f"QUEUE_URL: no adapter for {scheme}://; use https or redis")
+    @cached_property
+    def failure_queue(self) -> "Queue | None":
+        """Where what needs more time is announced; None: it is parked."""
+        url = self.settings.failure_queue_url
+        return open_queue("FAILURE_QUEUE_URL", url) if url else None
 
     @cached_property
     def ledger(self) -> "Ledger":

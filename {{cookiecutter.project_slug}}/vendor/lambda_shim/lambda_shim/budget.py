@@ -12,7 +12,7 @@ after the cool-down one task may try (half-open), and the first run that succeed
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import time
 
 import msgspec
@@ -25,9 +25,8 @@ CLOSED, OPEN, HALF_OPEN = "closed", "open", "half-open"
 
 HOUR = 3600.0
 
-# After launches that were refused (no capacity, no permission) the next try waits, from the first
-# to the last of these seconds, doubling.
-REFUSED_WAIT, REFUSED_WAIT_MOST = 15.0, 600.0
+# The longest waits, in seconds: after refused launches, and between a record's failed runs.
+REFUSED_WAIT_MOST, RUN_WAIT_MOST = 600.0, 3600.0
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +39,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         cool_down: seconds until it is tried again.
         runs: failed runs of one record, until it is parked.
         starts: tasks named for one record that stopped before they took it up, until it is parked.
+        refused_wait: seconds between a launch that was refused (no capacity, no permission) and the
+            next; doubles with each in a row.
+        run_wait: seconds between a record's first failed run and its next; doubles with each.
     """
 
     tasks: int = 2
@@ -48,6 +50,21 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     cool_down: float = 900.0
     runs: int = 3
     starts: int = 3
+    refused_wait: float = 15.0
+    run_wait: float = 60.0
+
+    def again_at(self, runs: int, now: float) -> float:
+        """When a record may be run again after so many failed runs; seconds since 1970."""
+        return now + min(self.run_wait * 2.0 ** (runs - 1), RUN_WAIT_MOST)
+
+
+def limits_of(environ: Mapping[str, str]) -> Limits:
+    """``OVERFLOW_LIMITS``: a JSON object with the fields of Limits, all optional. Raises ValueError
+    naming the variable and the field."""
+    try:
+        return msgspec.json.decode(environ.get("OVERFLOW_LIMITS") or "{}", type=Limits)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"OVERFLOW_LIMITS: {error}") from None
 
 
 class Task(msgspec.Struct, omit_defaults=True):
@@ -191,7 +208,7 @@ class LaunchBudget:
                 return False
             if task.booked_at in budget.launched_at:
                 budget.launched_at.remove(task.booked_at)
-            wait = min(REFUSED_WAIT * 2**budget.refusals, REFUSED_WAIT_MOST)
+            wait = min(self.limits.refused_wait * 2.0**budget.refusals, REFUSED_WAIT_MOST)
             budget.refusals += 1
             budget.not_before = self.clock() + wait
             return True

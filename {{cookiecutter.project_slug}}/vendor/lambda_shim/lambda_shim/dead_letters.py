@@ -262,7 +262,9 @@ def run_again(
         def open_again(found: DeadLetterRecord | None, seen: DeadLetterRecord = seen) -> Any:
             if found != seen:
                 return KEEP
-            return changed(seen, WAITING, "redriven", state=WAITING, runs=0, stopped=[])
+            return changed(
+                seen, WAITING, "redriven", state=WAITING, runs=0, stopped=[], not_before=0.0
+            )
 
         stored = records.update(record.key, open_again)
         if stored is None or stored.state != WAITING:

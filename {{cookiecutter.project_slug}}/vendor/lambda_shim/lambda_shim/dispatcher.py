@@ -43,6 +43,8 @@ log = logging.getLogger("lambda_shim")
 ANSWER_MOST = 300.0
 # A task of which ECS knows nothing may be too young to be listed.
 UNKNOWN_MOST = 300.0
+# What a person reads in a record that nothing can run.
+NO_RUNNER = "no subnets were given at deployment, so there are no tasks to run it with"
 
 
 class Launch(NamedTuple):
@@ -115,7 +117,7 @@ class Dispatcher:
 
     Args:
         records: the store.
-        launcher: starts tasks.
+        launcher: starts tasks; None where the deployment has none: then all is parked.
         limits: the launch budget.
         sources: which runners take what; default: all is the service's own.
         clock: seconds since 1970.
@@ -124,7 +126,7 @@ class Dispatcher:
     def __init__(
         self,
         records: Records,
-        launcher: Launcher,
+        launcher: Launcher | None,
         limits: Limits | None = None,
         sources: Sources | None = None,
         clock: Callable[[], float] = time,
@@ -159,13 +161,13 @@ class Dispatcher:
         """Put each message on record; returns the ids of those that could not be."""
         failures = []
         try:
-            circuit_open = self.budget.circuit() == OPEN
+            instead = self._parking()
         except Exception:
             log.exception("the launch budget could not be read")
             return [message["messageId"] for message in messages]
         for message in messages:
             try:
-                self._take(message, circuit_open, context)
+                self._take(message, instead, context)
             except Exception:
                 log.exception(
                     "not put on record, returned to the failure queue",
@@ -174,14 +176,22 @@ class Dispatcher:
                 failures.append(message["messageId"])
         return failures
 
-    def _take(self, message: dict[str, Any], circuit_open: bool, context: object) -> None:
+    def _parking(self) -> _Parking | None:
+        """How to park what is to be run, when nothing is to be run now."""
+        if self.launcher is None:
+            return _Parking(dead_letters.NO_RUNNER, NO_RUNNER)
+        if self.budget.circuit() == OPEN:
+            return _Parking(dead_letters.CIRCUIT_OPEN)
+        return None
+
+    def _take(self, message: dict[str, Any], instead: _Parking | None, context: object) -> None:
         if (key := pointed(message["body"])) is not None:
-            if circuit_open:
-                self.records.update(dead_letters.record_key(key), _park_for_the_circuit)
+            if instead is not None:
+                self.records.update(dead_letters.record_key(key), instead.change)
             return
         record = self.sources.place(_dead_letter(message, context))
-        if circuit_open and record.state == WAITING:
-            record = parked(record, dead_letters.CIRCUIT_OPEN, record.error)
+        if instead is not None and record.state == WAITING:
+            record = instead.park(record)
         stored = self.records.put(record)
         details = {"message_id": record.message_id, "reason": stored.reason}
         log.warning("on record, %s: %s", stored.state, stored.error, extra=details)
@@ -200,7 +210,7 @@ class Dispatcher:
 
     def task_ended(self, launch: str, arn: str | None, how: Stopped) -> None:
         """Settle what a task leaves behind, however often it is told to have ended."""
-        where = None if arn is None else self.launcher.log_of(arn)
+        where = None if arn is None or self.launcher is None else self.launcher.log_of(arn)
         failed = how.failed or "the task ended without having run the record"
         # What it was at: a runner that ends in good order gives its record back first.
         for key in list(self.records.running()):
@@ -219,7 +229,12 @@ class Dispatcher:
         if record.lease.task != launch:
             return KEEP
         where = where or record.log
-        return run_failed(record, self.limits.runs, dead_letters.TASK_STOPPED, failed, log=where)
+        return self._run_failed(record, failed, log=where)
+
+    def _run_failed(self, record: DeadLetterRecord, failed: str, **fields: Any) -> DeadLetterRecord:
+        again = self.limits.again_at(record.runs + 1, self.clock())
+        reason = dead_letters.TASK_STOPPED
+        return run_failed(record, self.limits.runs, reason, failed, again, **fields)
 
     def _never_taken(
         self, record: DeadLetterRecord | None, launch: str, failed: str, where: str | None
@@ -245,7 +260,7 @@ class Dispatcher:
         budget = self.budget.read()
         now = self.clock()
         arns = {task.arn: launch for launch, task in budget.tasks.items() if task.arn is not None}
-        if arns:
+        if arns and self.launcher is not None:
             for arn, how in self.launcher.ended(list(arns)).items():
                 if how.failed != UNKNOWN_TASK or (
                     now - budget.tasks[arns[arn]].booked_at > UNKNOWN_MOST
@@ -256,10 +271,17 @@ class Dispatcher:
                 self._ask(Launch(launch, task.key, task.pool), task)
         for key in list(self.records.running()):
             self._sweep_running(key)
+        if self.launcher is None and (instead := self._parking()) is not None:
+            # Left by an earlier deployment, which had tasks.
+            for waiting in self._waiting():
+                self.records.update(waiting.key, instead.change)
+
+    def _waiting(self) -> list[Waiting]:
+        return [each for pool in self.sources.pools for each in self.records.waiting(pool)]
 
     def _measure(self) -> None:
         """What alarms and dashboards watch: how much lies in the store, and for how long."""
-        waiting = [each for pool in self.sources.pools for each in self.records.waiting(pool)]
+        waiting = self._waiting()
         running = sum(1 for _ in self.records.running())
         total = len(list(self.records.keys()))
         now = self.clock()
@@ -277,7 +299,7 @@ class Dispatcher:
             if record.lease.until > self.clock():
                 return KEEP
             failed = f"the lease of {record.lease.task} ran out"
-            return run_failed(record, self.limits.runs, dead_letters.TASK_STOPPED, failed)
+            return self._run_failed(record, failed)
 
         record = self.records.update(key, expire)
         if record is None or record.state != RUNNING:
@@ -295,6 +317,8 @@ class Dispatcher:
     def launch_what_waits(self) -> int:
         """Launch tasks for records that wait, within the budget; returns how many."""
         launched = 0
+        if self.launcher is None:
+            return 0
         budget = self.budget.read()
         on_their_way = {task.key for task in budget.tasks.values()}
         for pool in self.sources.pools:
@@ -316,6 +340,8 @@ class Dispatcher:
         if record is None or record.state != WAITING:
             self.records.forget_marker(waiting.marker)
             return False
+        if not record.due(self.clock()):
+            return False
         launch = Launch(f"{key}.{record.launches + 1}", key, pool)
         if (why := self.budget.book(launch.id, key, pool)) is not None:
             log.info("not launched: %s", why)
@@ -332,6 +358,8 @@ class Dispatcher:
 
     def _ask(self, launch: Launch, booked: Task | None) -> bool:
         """Ask for a task; ``booked`` when it was asked for before, without an answer."""
+        if self.launcher is None:
+            return False
         try:
             arn = self.launcher.launch(launch)
         except LaunchRefused as refused:
@@ -361,10 +389,17 @@ class Dispatcher:
 UNKNOWN_TASK = "the task is not known"
 
 
-def _park_for_the_circuit(record: DeadLetterRecord | None) -> DeadLetterRecord | _Keep:
-    if record is None or record.state != WAITING:
-        return KEEP
-    return parked(record, dead_letters.CIRCUIT_OPEN, record.error)
+class _Parking(NamedTuple):
+    """Parks records that wait. ``error`` replaces theirs, unless it is None."""
+
+    reason: str
+    error: str | None = None
+
+    def park(self, record: DeadLetterRecord) -> DeadLetterRecord:
+        return parked(record, self.reason, self.error or record.error)
+
+    def change(self, record: DeadLetterRecord | None) -> DeadLetterRecord | _Keep:
+        return KEEP if record is None or record.state != WAITING else self.park(record)
 
 
 def _dead_letter(message: dict[str, Any], context: object) -> DeadLetterRecord:

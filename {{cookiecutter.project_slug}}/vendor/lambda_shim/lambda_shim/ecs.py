@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from lambda_shim.dispatcher import UNKNOWN_TASK, Launch, LaunchRefused, Stopped
-from lambda_shim.records import OWN
+from lambda_shim.budget import limits_of
+from lambda_shim.dispatcher import UNKNOWN_TASK, Dispatcher, Launch, LaunchRefused, Stopped
+from lambda_shim.records import OWN, open_records
 
 if TYPE_CHECKING:
     from lambda_shim.registry import Registry
@@ -57,13 +58,19 @@ class TaskSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EcsLauncher:
-    """Starts one Fargate task a launch. Raises LaunchRefused, or what boto3 raises."""
+    """Starts one Fargate task a launch. Raises LaunchRefused, or what boto3 raises.
 
-    def __init__(self, settings: TaskSettings) -> None:
+    Args:
+        settings: see there.
+        client: what is asked; default: boto3's client for ECS. Another has its ``run_task``,
+            ``describe_tasks`` and ``exceptions.ClientError``.
+    """
+
+    def __init__(self, settings: TaskSettings, client: Any = None) -> None:
         if not settings.subnets:
             raise ValueError("a Fargate task needs at least one subnet")
         self.settings = settings
-        self._client: Any = None
+        self._client = client
 
     def _ecs(self) -> Any:
         if self._client is None:
@@ -211,11 +218,38 @@ def stopped(task: Mapping[str, Any]) -> Stopped:
     return Stopped("; ".join(part for part in [*exits, *reasons] if part) or "no reason given")
 
 
+def dispatcher(environ: Mapping[str, str], client: Any = None) -> Dispatcher:
+    """The dispatcher that a function's environment describes.
+
+    ``RECORDS_URL`` and ``QUEUE_ARN``, the service's own queue, are required. Where
+    ``OVERFLOW_SUBNETS`` is empty there are no tasks, and all is parked; otherwise see
+    ``task_settings``. ``OVERFLOW_LIMITS`` and ``OVERFLOW_REGISTRY`` are optional.
+
+    Args:
+        environ: the function's variables.
+        client: see EcsLauncher.
+
+    Raises:
+        KeyError, ValueError: a variable is missing or bad; the message names it.
+        OSError: the registry cannot be read.
+    """
+    from lambda_shim.registry import Registry, load
+
+    path = environ.get("OVERFLOW_REGISTRY")
+    listed = load(path) if path else Registry((), ())
+    registry = Registry((environ["QUEUE_ARN"], *listed.own), listed.functions)
+    launcher = None
+    if environ.get("OVERFLOW_SUBNETS"):
+        launcher = EcsLauncher(task_settings(environ, registry), client)
+    records = open_records(environ["RECORDS_URL"])
+    return Dispatcher(records, launcher, limits_of(environ), registry)
+
+
 def task_settings(environ: Mapping[str, str], registry: Registry | None = None) -> TaskSettings:
     """Settings out of a function's environment.
 
-    ``OVERFLOW_CLUSTER``, ``OVERFLOW_TASK_DEFINITION``, ``OVERFLOW_CONTAINER`` and
-    ``OVERFLOW_SUBNETS`` (commas between) are required; ``OVERFLOW_SECURITY_GROUPS``,
+    ``OVERFLOW_CLUSTER``, ``OVERFLOW_TASK_DEFINITION`` and ``OVERFLOW_SUBNETS`` (commas between) are
+    required; ``OVERFLOW_CONTAINER`` (``runner``), ``OVERFLOW_SECURITY_GROUPS``,
     ``OVERFLOW_PUBLIC_IP`` (``true``), ``OVERFLOW_LOG_GROUP``, ``OVERFLOW_CPU`` and
     ``OVERFLOW_MEMORY`` are not.
 
@@ -241,7 +275,7 @@ def task_settings(environ: Mapping[str, str], registry: Registry | None = None) 
             **(registry.task_definitions if registry else {}),
         },
         roles=registry.roles if registry else {},
-        container=required("OVERFLOW_CONTAINER"),
+        container=environ.get("OVERFLOW_CONTAINER") or "runner",
         subnets=names(required("OVERFLOW_SUBNETS")),
         security_groups=names(environ.get("OVERFLOW_SECURITY_GROUPS", "")),
         public_ip=environ.get("OVERFLOW_PUBLIC_IP", "").lower() == "true",

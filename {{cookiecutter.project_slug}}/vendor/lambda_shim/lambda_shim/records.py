@@ -41,6 +41,7 @@ CIRCUIT_OPEN = "circuit_open"  # runs were failing the same way when it arrived
 RUN_FAILED = "run_failed"  # the runner tried it the permitted number of times
 TASK_STOPPED = "task_stopped"  # its tasks ended without a word: killed, out of memory, vanished
 NEVER_STARTED = "never_started"  # its tasks stopped before they took it up
+NO_RUNNER = "no_runner"  # the deployment has no tasks to run it with
 NOT_REGISTERED = "not_registered"  # of a source that no function is registered for
 IMAGE_FUNCTION = "image_function"  # its function is a container image, which no runner can run
 NOT_RUNNABLE = "not_runnable"  # its function is of another language or architecture, or is broken
@@ -108,6 +109,7 @@ class DeadLetterRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
         launches: tasks asked for by its name; numbers the launch, whether it succeeded or not.
         stopped: those of its launches that ended before any runner had taken it up.
         runs: runs that failed.
+        not_before: no run until then, in seconds since 1970: the back-off after a failed one.
         lease: set while it is running.
         log: where the last task's log lies.
         history: what happened to it, the oldest first.
@@ -132,6 +134,7 @@ class DeadLetterRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     launches: int = 0
     stopped: list[str] = []
     runs: int = 0
+    not_before: float = 0.0
     lease: Lease | None = None
     log: str | None = None
     history: list[Event] = []
@@ -140,6 +143,10 @@ class DeadLetterRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     def key(self) -> str:
         """What it is called in the store."""
         return record_key(self.message_id)
+
+    def due(self, now: float) -> bool:
+        """Whether it may be run at this time, in seconds since 1970."""
+        return self.state == WAITING and now >= self.not_before
 
 
 class RecordStore(Protocol):
@@ -418,14 +425,14 @@ class Records:
             seconds: how long the lease is, unless it is renewed.
 
         Returns the record and the lease's owner, to be named in all that follows; None when it is
-        not waiting.
+        not waiting, or not due after a failed run.
         """
         from os import urandom
 
         owner = urandom(12).hex()
 
         def take(record: DeadLetterRecord | None) -> DeadLetterRecord | _Keep:
-            if record is None or record.state != WAITING:
+            if record is None or not record.due(self.clock()):
                 return KEEP
             lease = Lease(owner, task, self.clock() + seconds)
             return changed(record, "claimed", task, state=RUNNING, lease=lease)
@@ -496,15 +503,20 @@ def parked(record: DeadLetterRecord, reason: str, error: str, **fields: Any) -> 
 
 
 def run_failed(
-    record: DeadLetterRecord, runs: int, reason: str, error: str, **fields: Any
+    record: DeadLetterRecord,
+    runs: int,
+    reason: str,
+    error: str,
+    not_before: float = 0.0,
+    **fields: Any,
 ) -> DeadLetterRecord:
-    """The record after one more failed run: waiting, or parked when that was the last permitted."""
-    count = record.runs + 1
-    if count >= runs:
-        return parked(record, reason, error, runs=count, **fields)
-    return changed(
-        record, "run failed", error, state=WAITING, lease=None, runs=count, error=error, **fields
-    )
+    """The record after one more failed run: waiting, and not to be run before a time in seconds
+    since 1970; or parked when that was the last run permitted."""
+    fields["runs"] = record.runs + 1
+    if fields["runs"] >= runs:
+        return parked(record, reason, error, **fields)
+    fields |= {"state": WAITING, "lease": None, "error": error, "not_before": not_before}
+    return changed(record, "run failed", error, **fields)
 
 
 def _marker(record: DeadLetterRecord | None) -> str | None:

@@ -36,7 +36,7 @@ import msgspec
 
 from lambda_shim import records as dead_letters
 from lambda_shim.batch import _current, stamp_log_records
-from lambda_shim.budget import CLOSED, OPEN, LaunchBudget, Limits, signature
+from lambda_shim.budget import CLOSED, OPEN, LaunchBudget, Limits, limits_of, signature
 from lambda_shim.contract import (
     BusinessMessage,
     Context,
@@ -451,6 +451,7 @@ class Runner:
                     self.limits.runs,
                     reason,
                     describe(error),
+                    self.limits.again_at(held.runs + 1, self.records.clock()),
                     traceback=text,
                     business_id=business_id,
                 ),
@@ -484,16 +485,11 @@ class Runner:
                 pause = min(pause * 2, 10.0)
 
 
-def settings_of(environ: Mapping[str, str]) -> tuple[Limits, RunnerSettings]:
-    """``OVERFLOW_LIMITS`` and ``OVERFLOW_RUNNER``: JSON objects with the fields of Limits and of
-    RunnerSettings, all optional. Raises ValueError naming the variable and the field."""
+def settings_of(environ: Mapping[str, str]) -> RunnerSettings:
+    """``OVERFLOW_RUNNER``: a JSON object with the fields of RunnerSettings, all optional. Raises
+    ValueError naming the variable and the field."""
     try:
-        limits = msgspec.json.decode(environ.get("OVERFLOW_LIMITS") or "{}", type=Limits)
-    except msgspec.DecodeError as error:
-        raise ValueError(f"OVERFLOW_LIMITS: {error}") from None
-    try:
-        text = environ.get("OVERFLOW_RUNNER") or "{}"
-        return limits, msgspec.json.decode(text, type=RunnerSettings)
+        return msgspec.json.decode(environ.get("OVERFLOW_RUNNER") or "{}", type=RunnerSettings)
     except msgspec.DecodeError as error:
         raise ValueError(f"OVERFLOW_RUNNER: {error}") from None
 
@@ -523,7 +519,7 @@ def main(environ: Mapping[str, str], load: Callable[[], Job]) -> int:
     if missing:
         log.error("the environment lacks %s", ", ".join(missing))
         return 2
-    limits, settings = settings_of(environ)
+    limits, settings = limits_of(environ), settings_of(environ)
     pool = environ.get("OVERFLOW_POOL", OWN)
     runner = Runner(
         dead_letters.open_records(environ["RECORDS_URL"]),
