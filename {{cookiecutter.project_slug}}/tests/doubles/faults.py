@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from {{ cookiecutter.__package_name }}.shims import aws_lambda
+from . import overlay
 
 FAULTS = Path(os.environ["PROCGROUP_GROUP_FILE"]).parent / "faults"
 SWITCHES = ("crash", "crash-after", "hang", "watch")
@@ -33,7 +33,7 @@ def worker(event: dict[str, Any], context: Any) -> dict[str, Any]:
         os.kill(os.getpid(), signal.SIGKILL)
     while (FAULTS / "hang").exists():
         time.sleep(0.005)
-    answer = aws_lambda.worker(event, context)
+    answer = overlay.worker(event, context)
     if "crash-after" in switches:
         os.kill(os.getpid(), signal.SIGKILL)
     return answer

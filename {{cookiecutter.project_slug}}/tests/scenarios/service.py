@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,8 +30,48 @@ def wait_until(condition: Callable[[], Any], what: str, patience: float = PATIEN
     return value
 
 
-class LocalService:
-    """The ``local`` ring: a process group with Redis for SQS and forked environments."""
+class Service(ABC):
+    """What every ring gives."""
+
+    # -- sending
+{% if cookiecutter.queue_type == 'fifo' %}
+    @abstractmethod
+    def send(self, message: object, group: str = "one") -> str:
+        """Send a message, an object becomes JSON, a string goes as it is. Returns its id."""
+{%- else %}
+    @abstractmethod
+    def send(self, message: object) -> str:
+        """Send a message, an object becomes JSON, a string goes as it is. Returns its id."""
+{%- endif %}
+
+    # -- outcomes
+
+    @abstractmethod
+    def wait_idle(self) -> None:
+        """Wait until every message is done, parked or dead-lettered."""
+
+    @abstractmethod
+    def backlog(self) -> int:
+        """Messages that wait, are in flight or delayed."""
+
+    @abstractmethod
+    def records(self) -> list[DeadLetterRecord]:
+        """The parked messages' records, the oldest first."""
+
+    def wait_record(self) -> DeadLetterRecord:
+        """The first record to appear."""
+        records: list[DeadLetterRecord] = wait_until(self.records, "a record", self.patience)
+        return records[0]
+
+    @abstractmethod
+    def stored(self) -> list[tuple[str, str]]:
+        """The documents' names, each with what changes when it is written again."""
+
+    patience = PATIENCE
+
+
+class LocalService(Service):
+    """The ``local`` and ``runtime`` rings: a process group with Redis for SQS."""
 
     def __init__(self, group: ProcessGroup) -> None:
         self.group = group
@@ -38,23 +79,16 @@ class LocalService:
         self.queue = Queue.open(f"{redis}/{names['queue_name']}")
         self.dead_letter_queue = Queue.open(f"{redis}/{names['dead_letter_queue_name']}")
         self.documents = group.directory / "documents"
-
-    # -- sending
 {% if cookiecutter.queue_type == 'fifo' %}
     def send(self, message: object, group: str = "one") -> str:
-        """Send a message, an object becomes JSON, a string goes as it is. Returns its id."""
         body = message if isinstance(message, str) else json.dumps(message)
         return self.queue.send(body, group_id=group)
 {%- else %}
     def send(self, message: object) -> str:
-        """Send a message, an object becomes JSON, a string goes as it is. Returns its id."""
         return self.queue.send(message if isinstance(message, str) else json.dumps(message))
 {%- endif %}
 
-    # -- outcomes
-
     def wait_idle(self) -> None:
-        """Wait until every message is done, parked or dead-lettered."""
         wait_until(lambda: self.backlog() == 0, "an empty queue")
 
     def backlog(self) -> int:
@@ -72,13 +106,19 @@ class LocalService:
         )
 
     def records(self) -> list[DeadLetterRecord]:
-        """The parked messages' records, the oldest first."""
         return DirectoryStore(str(self.group.directory / "dead-letters")).list()
 
-    def wait_record(self) -> DeadLetterRecord:
-        """The first record to appear."""
-        records: list[DeadLetterRecord] = wait_until(self.records, "a dead-letter record")
-        return records[0]
+    def stored(self) -> list[tuple[str, str]]:
+        return sorted(
+            (path.relative_to(self.documents).as_posix(), str(path.stat().st_ino))
+            for path in self.documents.rglob("[!.]*.*")
+        )
+
+    def loaded_modules(self) -> dict[str, str | None]:
+        """With ``--zip``: the modules of an environment that has done a job, and their files."""
+        text = (self.group.directory / "loaded.json").read_text()
+        loaded: dict[str, str | None] = json.loads(text)
+        return loaded
 
     # -- time
 
