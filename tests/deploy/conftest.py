@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ..baking import BakedProject, Template, combinations, described, offered
+from .aws import aws
 from .tools import CACHE, placeholder_zip, template_of
 
 CHOICES = offered()
@@ -31,6 +32,13 @@ def _node() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", str(CACHE / "node" / "bin"), prepend=os.pathsep)
         yield
+
+
+@pytest.fixture
+def account() -> Iterator[str]:
+    """The address of a new, empty AWS account."""
+    with aws() as address:
+        yield address
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,8 @@
-"""One function out of a built package, under awslambdaric, driven by hand.
+"""What moto does not do: run a function, and feed it from its queue.
 
-The smallest Runtime API that the production client is content with: one invocation at a time.
+One function out of a built package, under awslambdaric, behind the smallest Runtime API that the
+production client is content with: one invocation at a time. And a mapping, as far as it takes for
+messages to be done: no windows, no concurrency.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 ARN = "arn:aws:lambda:eu-central-1:123456789012:function:worker"
@@ -115,3 +117,49 @@ def running(
         process.wait()
         server.shutdown()
         server.server_close()
+
+
+def as_event(received: list[dict[str, Any]]) -> dict[str, Any]:
+    """What SQS's ReceiveMessage gave, as Lambda hands it over."""
+    return {
+        "Records": [
+            {
+                "messageId": message["MessageId"],
+                "receiptHandle": message["ReceiptHandle"],
+                "body": message["Body"],
+                "attributes": message["Attributes"],
+                "messageAttributes": {},
+                "eventSource": "aws:sqs",
+                "eventSourceARN": "arn:aws:sqs:eu-central-1:123456789012:work",
+                "awsRegion": "eu-central-1",
+            }
+            for message in received
+        ]
+    }
+
+
+@contextmanager
+def pumping(sqs: Any, queue_url: str, function: Function) -> Iterator[None]:
+    """Hand the queue's messages to the function; delete those it does not return."""
+    done = Event()
+
+    def pump() -> None:
+        while not done.wait(0.05):
+            answer = sqs.receive_message(
+                QueueUrl=queue_url, MaxNumberOfMessages=10, AttributeNames=["All"]
+            )
+            if not (received := answer.get("Messages", [])):
+                continue
+            failures = function(as_event(received))["batchItemFailures"]
+            failed = {failure["itemIdentifier"] for failure in failures}
+            for message in received:
+                if message["MessageId"] not in failed:
+                    sqs.delete_message(QueueUrl=queue_url, ReceiptHandle=message["ReceiptHandle"])
+
+    thread = Thread(target=pump, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

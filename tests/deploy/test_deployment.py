@@ -2,58 +2,23 @@
 
 from __future__ import annotations
 
-import re
-import sys
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import boto3
 import pytest
 
 from ..baking import BakedProject, Template, described
-from .aws import ACCOUNT, REGION, aws
+from .aws import ACCOUNT, REGION
 from .conftest import TARGETS
-from .pump import running
-from .tools import NOWHERE, need_cdk, program, run
+from .pump import as_event
+from .stage import STACK, client, deployed_worker, for_this_python, outputs
+from .tools import need_cdk, program, run
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:Tried to parse .* but it's not supported by moto"),
 ]
 
-STACK = "statement-service-dev"
 PROGRAMS = {"sam": "sam", "cdk": "cdk", "serverless": "osls"}
-PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-
-
-@pytest.fixture
-def account() -> Iterator[str]:
-    with aws() as address:
-        yield address
-
-
-def client(account: str, service: str) -> Any:
-    return boto3.client(
-        service,
-        endpoint_url=account,
-        region_name=NOWHERE["AWS_REGION"],
-        aws_access_key_id="testing",
-        aws_secret_access_key="testing",
-    )
-
-
-def for_this_python(project: BakedProject) -> None:
-    """Have `make build` build for the interpreter at hand, which is to run the package here."""
-    source = project.path / "tools" / "build.py"
-    text = source.read_text(encoding="utf-8")
-    source.write_text(re.sub(r'(?m)^PYTHON = ".*"', f'PYTHON = "{PYTHON}"', text))
-
-
-def outputs(account: str) -> dict[str, str]:
-    (stack,) = client(account, "cloudformation").describe_stacks(StackName=STACK)["Stacks"]
-    return {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
 
 
 def live_version(account: str) -> str:
@@ -112,37 +77,16 @@ def a_message_is_processed(account: str, project: BakedProject) -> None:
     """
     made = outputs(account)
     sqs, s3 = client(account, "sqs"), client(account, "s3")
+    queue = made["WorkQueueUrl"]
     body = '{"type": "greeting", "id": "g1", "name": "Ada"}'
-    sqs.send_message(QueueUrl=made["WorkQueueUrl"], MessageBody=body)
-    sqs.send_message(QueueUrl=made["WorkQueueUrl"], MessageBody='{"type": "greeting"}')
-    received = sqs.receive_message(
-        QueueUrl=made["WorkQueueUrl"], MaxNumberOfMessages=10, AttributeNames=["All"]
-    )["Messages"]
+    sqs.send_message(QueueUrl=queue, MessageBody=body)
+    sqs.send_message(QueueUrl=queue, MessageBody='{"type": "greeting"}')
+    received = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10, AttributeNames=["All"])[
+        "Messages"
+    ]
     assert len(received) == 2
-    event = {
-        "Records": [
-            {
-                "messageId": message["MessageId"],
-                "receiptHandle": message["ReceiptHandle"],
-                "body": message["Body"],
-                "attributes": message["Attributes"],
-                "messageAttributes": {},
-                "eventSource": "aws:sqs",
-                "eventSourceARN": "arn:aws:sqs:eu-central-1:123456789012:work",
-                "awsRegion": "eu-central-1",
-            }
-            for message in received
-        ]
-    }
-    function = client(account, "lambda").get_function_configuration(
-        FunctionName=made["WorkerFunction"]
-    )
-    variables = function["Environment"]["Variables"] | NOWHERE | {"AWS_ENDPOINT_URL": account}
-    # boto3 lies beside the runtime client on Lambda, and here in this environment.
-    package = project.path / "build" / "unpacked"
-    zipfile.ZipFile(project.path / "build" / "lambda.zip").extractall(package)
-    with running(package, function["Handler"], variables, function["Timeout"]) as worker:
-        assert worker(event) == {"batchItemFailures": []}
+    with deployed_worker(account, project) as worker:
+        assert worker(as_event(received)) == {"batchItemFailures": []}
     document = s3.get_object(Bucket=made["DocumentsBucket"], Key="g1.txt")["Body"].read()
     assert document == b"Good day, Ada!\n"
     records = s3.list_objects_v2(Bucket=made["RecordsBucket"])["Contents"]

@@ -47,8 +47,14 @@ def test_actions_are_pinned_to_commits_with_their_release_beside(project: BakedP
 
 def test_what_was_built_and_tested_is_what_both_stages_get(jobs: dict[str, Job]) -> None:
     assert list(jobs) == ["test", "staging", "production"]
-    assert commands(jobs["test"])[-2:] == ["make validate", "make test-runtime"]
-    assert commands(jobs["staging"]) == ["make deploy STAGE=staging ZIP=build/lambda.zip"]
+    assert commands(jobs["test"])[-2:] == [
+        "make validate",
+        "make test-runtime ZIP=build/lambda.zip",
+    ]
+    assert commands(jobs["staging"]) == [
+        "make deploy STAGE=staging ZIP=build/lambda.zip",
+        "make test-staging STAGE=staging",
+    ]
     assert commands(jobs["production"]) == ["make deploy STAGE=production ZIP=build/lambda.zip"]
 
 
@@ -80,7 +86,7 @@ def test_bytecode_is_that_of_lambdas_runtime(project: BakedProject) -> None:
 def test_every_target_it_makes_exists(project: BakedProject, jobs: dict[str, Job]) -> None:
     known = set(re.findall(r"^([a-z-]+):", project.read("Makefile"), re.MULTILINE))
     made = [line.split()[1] for job in jobs.values() for line in commands(job) if "make" in line]
-    assert len(made) >= 5
+    assert len(made) >= 6
     assert set(made) <= known
 
 

@@ -57,6 +57,7 @@ def test_make_alone_lists_the_targets(service: BakedProject) -> None:
         "setup",
         "test",
         "test-runtime",
+        "test-staging",
         "lint",
         "run",
         "demo",

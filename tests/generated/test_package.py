@@ -41,6 +41,40 @@ def test_the_package_of_the_minimal_example_is_small(service: BakedProject) -> N
     assert built(service).stat().st_size < 500_000
 
 
+def test_the_scenarios_run_out_of_the_package(service: BakedProject) -> None:
+    """On the runtime client, with the package built for the interpreter at hand."""
+    if not service.has_file("src/statement_service/adapters/pdf.py"):
+        pytest.skip("one example is enough: this one has more libraries")
+    build = service.path / "tools" / "build.py"
+    sound = build.read_text(encoding="utf-8")
+    process = service.run(
+        ".venv/bin/python", "-c", "import sys; print(*sys.version_info[:2], sep='.')"
+    )
+    build.write_text(
+        re.sub(r'(?m)^PYTHON = ".*"', f'PYTHON = "{process.stdout.strip()}"', sound), "utf-8"
+    )
+    try:
+        built(service)
+        process = service.run("make", "test-runtime", "ZIP=build/lambda.zip", PYTEST_ADDOPTS="-v")
+    finally:
+        build.write_text(sound, encoding="utf-8")
+    assert process.returncode == 0, described(process)
+    assert "test_core_shim_and_lambda_shim_come_out_of_the_zip" in process.stdout
+
+
+def test_a_package_for_another_interpreter_is_refused(service: BakedProject) -> None:
+    archive = service.path / "build" / "other.zip"
+    archive.parent.mkdir(exist_ok=True)
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("msgspec/_core.cpython-39-darwin.so", b"")
+    process = service.run("make", "test-runtime", f"ZIP={archive}")
+    assert process.returncode != 0
+    assert "is not for this Python" in process.stdout
+    process = service.run("make", "test-runtime", "ZIP=build/none.zip")
+    assert process.returncode != 0
+    assert "no build/none.zip: make build" in process.stdout
+
+
 @pytest.mark.slow
 def test_validate(service: BakedProject) -> None:
     process = service.run("make", "validate")

@@ -4,6 +4,10 @@
 
     python -m tools.deploy deploy staging [a zip built before, else build/lambda.zip]
     python -m tools.deploy destroy staging
+
+and run the scenarios against it::
+
+    python -m tools.deploy test staging
 """
 
 import hashlib
@@ -38,6 +42,7 @@ def confirmed(word: str) -> bool:
 
 
 def main(arguments: list[str]) -> int:
+    directory = PROJECT / DIRECTORY
     match arguments:
         case ["deploy", stage, *built]:
             for given in built:
@@ -56,11 +61,21 @@ def main(arguments: list[str]) -> int:
             if not confirmed(stage):
                 return 1
             command = destroy_command(stage)
+        case ["test", stage]:
+            print(f"Tests stack {SERVICE}-{stage} ({place()}):")
+            print("sends messages to its work queue, then looks into its buckets and its ledger.")
+            print("What the scenarios do there stays there: documents, records, ledger entries.")
+            print("Nobody else should use the stage meanwhile.")
+            if stage == "production" and not confirmed(stage):
+                return 1
+            options = ["--ring", "staging", "--stage", stage, "-n", "0", "tests/scenarios"]
+            command = [sys.executable, "-m", "pytest", *options]
+            directory = PROJECT
         case _:
             print(__doc__, file=sys.stderr)
             return 2
     print("+", " ".join(command), flush=True)
-    return subprocess.run(command, cwd=PROJECT / DIRECTORY).returncode
+    return subprocess.run(command, cwd=directory).returncode
 
 
 if __name__ == "__main__":

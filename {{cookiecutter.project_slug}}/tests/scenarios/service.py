@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,8 +33,52 @@ def wait_until(condition: Callable[[], Any], what: str, patience: float = PATIEN
     return value
 
 
-class LocalService:
-    """The ``local`` ring: a process group with Redis for SQS and forked environments."""
+class Service(ABC):
+    """What every ring gives."""
+
+    # -- sending
+{% if cookiecutter.queue_type == 'fifo' %}
+    @abstractmethod
+    def send(self, message: object, group: str = "one") -> str:
+        """Send a message, an object becomes JSON, a string goes as it is. Returns its id."""
+{%- else %}
+    @abstractmethod
+    def send(self, message: object) -> str:
+        """Send a message, an object becomes JSON, a string goes as it is. Returns its id."""
+{%- endif %}
+
+    # -- outcomes
+
+    @abstractmethod
+    def wait_idle(self) -> None:
+        """Wait until every message is done, parked or dead-lettered."""
+
+    @abstractmethod
+    def backlog(self) -> int:
+        """Messages that wait, are in flight or delayed."""
+
+    @abstractmethod
+    def records(self) -> list[DeadLetterRecord]:
+        """The parked messages' records, the oldest first."""
+
+    def wait_record(self, state: str = "parked") -> DeadLetterRecord:
+        """The first record to be in this state."""
+        records: list[DeadLetterRecord] = wait_until(
+            lambda: [record for record in self.records() if record.state == state],
+            f"a dead-letter record that is {state}",
+            self.patience,
+        )
+        return records[0]
+
+    @abstractmethod
+    def stored(self) -> list[tuple[str, str]]:
+        """The documents' names, each with what changes when it is written again."""
+
+    patience = PATIENCE
+
+
+class LocalService(Service):
+    """The ``local`` and ``runtime`` rings: a process group with Redis for SQS."""
 
     def __init__(self, group: ProcessGroup) -> None:
         self.group = group
@@ -45,23 +90,16 @@ class LocalService:
 {%- if cookiecutter.overflow == 'fargate' %}
         self.tasks = TaskClient(group["tasks"].address)
 {%- endif %}
-
-    # -- sending
 {% if cookiecutter.queue_type == 'fifo' %}
     def send(self, message: object, group: str = "one") -> str:
-        """Send a message, an object becomes JSON, a string goes as it is. Returns its id."""
         body = message if isinstance(message, str) else json.dumps(message)
         return self.queue.send(body, group_id=group)
 {%- else %}
     def send(self, message: object) -> str:
-        """Send a message, an object becomes JSON, a string goes as it is. Returns its id."""
         return self.queue.send(message if isinstance(message, str) else json.dumps(message))
 {%- endif %}
 
-    # -- outcomes
-
     def wait_idle(self) -> None:
-        """Wait until every message is done, parked or dead-lettered."""
         wait_until(lambda: self.backlog() == 0, "an empty queue")
 
     def backlog(self) -> int:
@@ -82,16 +120,19 @@ class LocalService:
         )
 
     def records(self) -> list[DeadLetterRecord]:
-        """The parked messages' records, the oldest first."""
         return DirectoryStore(str(self.dead_letters)).list()
 
-    def wait_record(self, state: str = "parked") -> DeadLetterRecord:
-        """The first record to be in this state."""
-        records: list[DeadLetterRecord] = wait_until(
-            lambda: [record for record in self.records() if record.state == state],
-            f"a dead-letter record that is {state}",
+    def stored(self) -> list[tuple[str, str]]:
+        return sorted(
+            (path.relative_to(self.documents).as_posix(), str(path.stat().st_ino))
+            for path in self.documents.rglob("[!.]*.*")
         )
-        return records[0]
+
+    def loaded_modules(self) -> dict[str, str | None]:
+        """With ``--zip``: the modules of an environment that has done a job, and their files."""
+        text = (self.group.directory / "loaded.json").read_text()
+        loaded: dict[str, str | None] = json.loads(text)
+        return loaded
 
     # -- time
 

@@ -6,19 +6,21 @@ import pytest
 
 from .. import example
 from .conftest import with_faults
-from .service import LocalService, wait_until
+from .rings import needs
+from .service import LocalService, Service, wait_until
 
 MAX_RECEIVE_COUNT = 5
 
 
-def test_a_message_is_done(service: LocalService) -> None:
+@needs(*example.JOBS_NEED)
+def test_a_message_is_done(service: Service) -> None:
     service.send(example.message())
     service.wait_idle()
     assert example.all_done(service, 1)
     assert service.records() == []
 
 
-def test_a_malformed_message_is_parked_at_once_naming_its_field(service: LocalService) -> None:
+def test_a_malformed_message_is_parked_at_once_naming_its_field(service: Service) -> None:
     service.send(example.malformed())
     record = service.wait_record()
     service.wait_idle()
@@ -26,13 +28,14 @@ def test_a_malformed_message_is_parked_at_once_naming_its_field(service: LocalSe
     assert f"$.{example.BAD_FIELD}" in record.error
 
 
-def test_what_is_not_even_json_is_parked_and_kept_as_it_came(service: LocalService) -> None:
+def test_what_is_not_even_json_is_parked_and_kept_as_it_came(service: Service) -> None:
     service.send("{ this is not JSON")
     record = service.wait_record()
     service.wait_idle()
     assert (record.reason, record.body) == ("malformed", "{ this is not JSON")
 
 
+@needs("clock")
 def test_an_unknown_type_uses_its_deliveries_first(service: LocalService) -> None:
     service.send({"type": "of_next_version"})
     for delivery in range(1, MAX_RECEIVE_COUNT):
@@ -43,6 +46,7 @@ def test_an_unknown_type_uses_its_deliveries_first(service: LocalService) -> Non
     assert (record.reason, record.attempts) == ("unknown_type", MAX_RECEIVE_COUNT)
 
 
+@needs("clock")
 def test_a_failing_job_is_tried_again_and_succeeds(service: LocalService) -> None:
     with example.failing_job(service):
         service.send(example.message())
@@ -53,6 +57,7 @@ def test_a_failing_job_is_tried_again_and_succeeds(service: LocalService) -> Non
     assert service.records() == []
 
 
+@needs("clock")
 def test_a_job_that_keeps_failing_is_parked_with_its_error(service: LocalService) -> None:
     with example.failing_job(service):
         service.send(example.message())
@@ -121,6 +126,7 @@ def test_the_function_timeout_kills_and_the_message_comes_back(service: LocalSer
     assert example.all_done(service, 1)
 
 
+@needs("clock")
 @pytest.mark.service(reserved_concurrency=0)
 def test_a_throttled_function_loses_healthy_messages(service: LocalService) -> None:
     """To the dead-letter queue: what reserved concurrency does where deploy/ set no maximum."""
@@ -135,7 +141,13 @@ def test_a_throttled_function_loses_healthy_messages(service: LocalService) -> N
     assert example.effects(service) == []
 
 
-def test_duplicates_have_no_second_effect(service: LocalService) -> None:
+{% if cookiecutter.queue_type == 'fifo' -%}
+@needs("clock")
+def test_duplicates_have_no_second_effect(service: LocalService)
+{%- else -%}
+@needs(*example.JOBS_NEED)
+def test_duplicates_have_no_second_effect(service: Service)
+{%- endif %} -> None:
     service.send(example.message())
     service.wait_idle()
     once = example.effects(service)
@@ -154,6 +166,7 @@ def test_duplicates_have_no_second_effect(service: LocalService) -> None:
     assert service.records() == []
 
 
+@needs("queue faults", "clock")
 def test_a_lost_deletion_has_no_second_effect(service: LocalService) -> None:
     service.break_queue(lose_delete=1)
     service.send(example.message())
@@ -165,6 +178,7 @@ def test_a_lost_deletion_has_no_second_effect(service: LocalService) -> None:
     assert example.effects(service) == once
 
 {% if cookiecutter.queue_type == 'standard' %}
+@needs("queue faults")
 def test_repeated_deliveries_in_any_order_have_no_second_effect(service: LocalService) -> None:
     service.break_queue(duplicate=1.0, shuffle=True)
     for number in range(20):
