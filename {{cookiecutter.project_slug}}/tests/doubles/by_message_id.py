@@ -9,9 +9,9 @@ from lambda_shim.batch import SqsHandler
 from lambda_shim.contract import Context
 
 from {{ cookiecutter.__package_name }}.core import jobs, messages
+from {{ cookiecutter.__package_name }}.shims import aws_lambda
 
 from .faults import with_switches
-from .overlay import aws_lambda
 
 
 class ByMessageId(Context[Any], frozen=True):

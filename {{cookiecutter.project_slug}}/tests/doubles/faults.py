@@ -32,8 +32,9 @@ from lambda_shim.contract import Context
 from {{ cookiecutter.__package_name }}.core import jobs, messages
 from {{ cookiecutter.__package_name }}.core.errors import NeedsMoreTime
 from {{ cookiecutter.__package_name }}.core.ports import Ports
+from {{ cookiecutter.__package_name }}.shims import aws_lambda
 
-from .overlay import aws_lambda
+from . import overlay  # noqa: F401  out of the zip, adapters are found through it
 
 FAULTS = Path(os.environ["PROCGROUP_GROUP_FILE"]).parent / "faults"
 SWITCHES = ("crash", "crash-after", "hang", "watch")
