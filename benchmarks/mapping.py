@@ -90,8 +90,8 @@ def run(lab: Lab) -> Result:
     result.rows = rows_of(samples, metrics, [v.name for v in variants if v.name not in FLOORS])
     result.notes += [
         f"{RATE}: more is better. {MESSAGES} messages wait; the time until all are deleted; the function "
-        "does nothing. Batches over 10 have the shortest window there is. The floor receives and deletes "
-        "in one process, with no function.",
+        "does nothing. Batches over 10 have a window of 1 ms, AWS's least shortened by `time_scale`. The "
+        "floor receives and deletes in one process, with no function.",
         f"{LATENCY}: the median of {SENT} messages, sent one by one to a waiting poller; a turn's median. "
         f"By RPUSH; to MiniStack {SENT_TO_MINISTACK} a turn, by boto3, and its functions run without Docker.",
         "moto's event source mapping is not measured: it runs functions in Docker only (without it, it "

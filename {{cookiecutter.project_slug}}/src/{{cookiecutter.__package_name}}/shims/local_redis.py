@@ -13,7 +13,7 @@ function's environment variables, so the settings take the same path as on Lambd
 import os
 import sys
 
-from local_sqs import load_settings, run
+from local_sqs import SettingsError, load_settings, run
 from procgroup.notify import notify_ready
 
 
@@ -49,4 +49,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except SettingsError as error:
+        sys.exit(str(error))

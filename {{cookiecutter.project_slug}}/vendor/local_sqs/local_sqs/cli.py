@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from .client import ConnectionLost
-from .limits import Refused
-from .message import Message
+from .limits import Refused, check
+from .message import Entry, Message
 from .queue import Queue
 
 CLEAR = "\x1b[H\x1b[J"
@@ -195,8 +195,10 @@ def _send(options: argparse.Namespace, place: Place) -> int:
     with place.open() as queue:
         if not options.attribute and told == (None, None, None):
             # As `redis-cli RPUSH` does, so that a bare body and an envelope mean the same here.
+            if not body.lstrip().startswith('{"$message"'):
+                check(Entry(body), {}, fifo=False)
             queue.client.execute("RPUSH", queue.name, body)
-            print(f"sent {body}")
+            print(f"sent {_shortened(body)}")
             return 0
         identifier = queue.send(
             body,
@@ -205,8 +207,12 @@ def _send(options: argparse.Namespace, place: Place) -> int:
             group_id=options.group_id or ("default" if queue.fifo else None),
             deduplication_id=options.deduplication_id,
         )
-    print(f"sent {body} as {identifier}")
+    print(f"sent {_shortened(body)} as {identifier}")
     return 0
+
+
+def _shortened(body: str) -> str:
+    return body if len(body) <= 200 else f"{body[:200]}… ({len(body)} characters)"
 
 
 def _peek(options: argparse.Namespace, place: Place) -> int:
