@@ -218,6 +218,19 @@ MISTAKES = [
         r"group.yaml:6: roles.a.ready.tcp: expected a port of this role \(p\), not a list",
     ),
     ("name: x\nroles: {a: {binary: sh, environment: {'A=B': c}}}", r"the name of an environment"),
+    (
+        "name: x\nroles: {a: {binary: sh, environment: {'A B': c}}}",
+        r"group.yaml:2: roles.a.environment.A B: expected the name of an environment variable",
+    ),
+    (
+        "name: x\nroles: {a: {binary: sh, environment: {PROCGROUP_ID: c}}}",
+        r"environment.PROCGROUP_ID: expected the name of an environment variable, none of PROCGR",
+    ),
+    (
+        'name: x\nroles:\n  a:\n    binary: sh\n    args: ["a\\0b"]',
+        r"group.yaml:5: roles.a.args\[0\]: expected a text without NUL characters",
+    ),
+    (f"name: x\nroles: {'[' * 5000}{']' * 5000}", r"group.yaml: not a blueprint: it is nested too"),
     ("name: x\nroles: {1: {binary: sh}}", r"group.yaml:2: roles: expected a text as key, not 1"),
 ]
 
@@ -232,6 +245,10 @@ def test_mistakes_are_named(write: Write, text: str, message: str) -> None:
 def test_mistakes_in_overrides_are_told_apart(write: Write) -> None:
     with pytest.raises(BlueprintError, match=r"\(override\): roles.web.replicas: expected a whole"):
         load(write(FULL), overrides={"roles": {"web": {"replicas": 1.5}}})
+    with pytest.raises(
+        BlueprintError, match=r"\(override\): roles.b: there is no such role; the bl"
+    ):
+        load(write(FULL), overrides={"roles": {"b": {"replicas": 2}}})
     with pytest.raises(BlueprintError, match=r"no variable 'workrs'.*declared: workers, patience"):
         load(write(FULL), variables={"workrs": 1})
 

@@ -229,7 +229,10 @@ def test_pause_unpause_and_kill(detached: ProcessGroup) -> None:
     assert worker.pid != before
     assert procgroup("kill", "-s", "term", "worker") == "worker.0: SIGTERM\n"
     wait_until(lambda: "SIGTERM" in str(worker.status()["exit"]), "the signal arrived")
+    worker.wait_ready()
+    assert procgroup("kill", "-s", "9", "worker") == "worker.0: SIGKILL\n"
     assert "there is no such signal" in procgroup("kill", "-s", "NOPE", status=1)
+    assert "there is no such signal" in procgroup("kill", "-s", "35", status=1)
     worker.stop()
     assert "worker.0 does not run" in procgroup("kill", "-s", "HUP", "worker", status=1)
 
@@ -327,6 +330,19 @@ def test_errors_are_sentences(state: State, write: Write) -> None:
     assert errors.endswith("group.yaml:2: rols: unknown key; did you mean 'roles'?\n")
     assert "Traceback" not in errors
     assert "expected NAME=VALUE" in procgroup("up", PAIR, "--set", "x", status=1)
+    for seconds in ("0", "-1", "nan", "x"):
+        errors = procgroup("up", PAIR, "--timeout", seconds, status=2)
+        assert f"{seconds!r}: expected seconds, more than 0" in errors
+    for option in (("--scale", "nope=2"), ("--no-start", "nope")):
+        errors = procgroup("up", PAIR, *option, status=1)
+        assert "roles.nope: there is no such role; the blueprint has queue, worker\n" in errors
+
+
+def test_a_state_directory_that_cannot_be_is_explained(state: State, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for verb in (("ps",), ("up", PAIR)):
+        errors = procgroup("--state-dir", tmp_path / "file", *verb, status=1)
+        assert errors.startswith(f"procgroup: {tmp_path}/file: cannot create the state directory")
 
 
 def test_gc_removes_directories_that_no_registry_knows(state: State) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from procgroup import GroupLost, ProcessGroup, processes, wardens
+from procgroup import BlueprintError, GroupLost, ProcessGroup, processes, wardens
 from procgroup.registry import Owner, Registry
 
 from .conftest import (
@@ -189,6 +189,19 @@ def test_exception_while_rendering_leaves_nothing(
     monkeypatch.setattr(launching.Builder, "_config", full)
     with pytest.raises(OSError, match="No space left"):
         launch(PAIR)
+    state.expect_nothing_left()
+
+
+def test_a_launch_that_fails_before_it_begins_leaves_nothing(
+    launch: Launch, state: State, write: Write
+) -> None:
+    """The keeper is there and was told nothing yet."""
+    role = "roles:\n  a: {binary: sleep, args: [1000]}\n"
+    with pytest.raises(BlueprintError, match="'nope' is undefined"):
+        launch(write(f"name: x\nhint: '{{{{ nope }}}}'\n{role}"))
+    state.expect_nothing_left()
+    with pytest.raises(ValueError, match="NaN"):
+        launch(write(f"name: x\n{role}"), timeout=float("nan"))
     state.expect_nothing_left()
 
 

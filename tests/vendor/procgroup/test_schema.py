@@ -99,7 +99,7 @@ keys = st.sampled_from(
     sorted(
         {*procgroup.blueprint._TOP, *procgroup.blueprint._ROLE, *procgroup.blueprint.READY_KINDS,
          *procgroup.blueprint.Container._fields, "port", "path", "web", "worker", "redy", "A",
-         "A=B", "log", "web.conf", ".hidden", "x-y", "9", ""}
+         "A=B", "A B", "PROCGROUP_ID", "log", "web.conf", ".hidden", "x-y", "9", ""}
         - {"include"}
     )
 )  # fmt: skip

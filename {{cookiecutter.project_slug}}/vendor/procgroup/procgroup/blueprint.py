@@ -28,7 +28,12 @@ Place = tuple["Path | None", int]
 _JINJA = tuple("{" + follower for follower in ("{", "%", "#"))
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}\Z")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*\Z")
-_VARIABLE_NAME = re.compile(r"[^=\x00]+\Z")
+# What a shell can export, for `run` is a shell script; and what tells a process who it is is not the
+# blueprint's to change, since a sweep goes by it.
+OWN_VARIABLES = tuple(
+    f"PROCGROUP_{each}" for each in ("ID", "ROLE", "REPLICA", "GROUP_FILE", "NOTIFY")
+)
+_VARIABLE_NAME = re.compile(rf"(?!({'|'.join(OWN_VARIABLES)})\Z)[A-Za-z_][A-Za-z0-9_]*\Z")
 # What the role directory holds already.
 _RESERVED_FILES = {"run", "log", "notify", "runit", "supervise"}
 
@@ -124,6 +129,7 @@ def dotted(key: Key) -> str:
     return text
 
 
+_MOST_PARSED = 256
 _parsed: dict[Path, tuple[tuple[int, int], Any, dict[Key, int]]] = {}
 
 
@@ -155,11 +161,15 @@ def _parse(file: Path) -> tuple[Any, dict[Key, int]]:
             data = None if node is None else _plain(loader, node, (), lines, file)
         finally:
             loader.dispose()
+    except RecursionError:
+        raise BlueprintError(f"{file}: not a blueprint: it is nested too deeply") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{file}:{mark.line + 1}" if mark else str(file)
         problem = getattr(error, "problem", None) or str(error)
         raise BlueprintError(f"{place}: not valid YAML: {problem}") from error
+    if len(_parsed) >= _MOST_PARSED:
+        _parsed.clear()
     _parsed[file] = (stamp, data, lines)
     return data, lines
 
@@ -349,6 +359,8 @@ class _Reader:
         """Numbers are accepted as their text, as in `args: [--port, 80]`."""
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise self.error(key, f"expected {what}, not {_show(value)}")
+        if "\0" in str(value):
+            raise self.error(key, f"expected {what} without NUL characters")
         return str(value)
 
     def flag(self, value: Any, key: Key) -> bool:
@@ -411,8 +423,16 @@ def load(
     )
     if not given:
         raise read.error(("roles",), "expected at least one role")
+    written = {
+        key[1]
+        for key, (source, _) in places.items()
+        if source and key[:1] == ("roles",) and key[1:]
+    }
     for each, body in given.items():
         _refuse_misspelt(read, each, body, given)
+        if overrides and each not in written and not _has_program(body):
+            known = ", ".join(each for each in given if each in written)
+            raise read.error(("roles", each), f"there is no such role; the blueprint has {known}")
     roles = {role: _role(read, role, body, values) for role, body in given.items()}
     for role in roles.values():
         for needed in role.needs:
@@ -428,9 +448,13 @@ def load(
     return Blueprint(name, file, values, roles, hint, places, tuple(files))
 
 
+def _has_program(body: Any) -> bool:
+    return isinstance(body, dict) and any(kind in body for kind in PROGRAM_KINDS)
+
+
 def _refuse_misspelt(read: _Reader, name: str, body: Any, roles: dict[str, Any]) -> None:
     """A role without a program, laid over nothing, is most likely meant for another."""
-    if not isinstance(body, dict) or any(kind in body for kind in PROGRAM_KINDS):
+    if not isinstance(body, dict) or _has_program(body):
         return
     import difflib
 
@@ -493,7 +517,7 @@ def _role(read: _Reader, name: str, body: Any, variables: Mapping[str, Any]) -> 
             (*key, "environment"),
             "a mapping of variables",
             _VARIABLE_NAME,
-            "the name of an environment variable",
+            f"the name of an environment variable, none of {', '.join(OWN_VARIABLES)}",
         ).items()
     }
 

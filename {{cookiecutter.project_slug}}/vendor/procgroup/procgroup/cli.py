@@ -54,6 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `procgroup logs | head`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the interpreter's last flush
         return 0
+    except OSError as error:  # a full disk, say
+        print(f"procgroup: {error}", file=sys.stderr)
+        return 1
     return status
 
 
@@ -92,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         added.add_argument("--supervisor", choices=("runit", "builtin"))
         added.add_argument(
-            "--timeout", type=float, default=30.0, help="seconds to get ready (default: 30)"
+            "--timeout", type=_seconds, default=30.0, help="seconds to get ready (default: 30)"
         )
 
     up = verb("up", _up, "start a group; ctrl-C stops it")
@@ -154,6 +157,16 @@ def _parser() -> argparse.ArgumentParser:
         help="also the directories of failed runs, and groups that `pytest --procgroup-keep` left",
     )
     return parser
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 86400:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected seconds, more than 0")
+    return seconds
 
 
 def _line_count(text: str) -> int | None:
@@ -535,6 +548,8 @@ def _control(options: argparse.Namespace) -> int:
 
 def _kill(options: argparse.Namespace) -> int:
     name = f"SIG{options.signal.upper().removeprefix('SIG')}"
+    if options.signal.isdigit():
+        name = next((each.name for each in signal.Signals if each == int(options.signal)), "")
     if name not in signal.Signals.__members__:
         raise ProcgroupError(f"--signal {options.signal!r}: there is no such signal")
     with _chosen(options) as group:

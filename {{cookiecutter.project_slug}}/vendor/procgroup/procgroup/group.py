@@ -413,11 +413,11 @@ class ProcessGroup:
                 group._owned = True
                 with contextlib.suppress(ProcgroupError):
                     group.stop()
-            else:
-                connection.close()
-                processes.remove_tree(str(state / "groups" / group_id))
-                with _lock:
-                    _registry(state).release(group_id)
+            connection.close()
+            # A keeper that was not told to begin knows of no directory.
+            processes.remove_tree(str(state / "groups" / group_id))
+            with _lock:
+                _registry(state).release(group_id)
             raise
         if detach:
             warden.detached = True

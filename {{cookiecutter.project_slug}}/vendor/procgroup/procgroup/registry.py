@@ -113,6 +113,14 @@ def state_directory(explicit: str | os.PathLike[str] | None = None) -> Path:
     return Path(base) / "procgroup"
 
 
+def make_state_directory(path: Path) -> None:
+    """For its owner alone. Raises RegistryError when that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise RegistryError(f"{path}: cannot create the state directory: {error}") from error
+
+
 def port_range() -> tuple[int, int]:
     """First and last port to lease: $PROCGROUP_PORTS ("20000-32000") or the default."""
     text = os.environ.get("PROCGROUP_PORTS")
@@ -147,12 +155,7 @@ class Registry:
     def __init__(self, state_dir: Path) -> None:
         self.state_dir = state_dir
         self.path = state_dir / "registry.sqlite3"
-        try:
-            state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError as error:
-            raise RegistryError(
-                f"{state_dir}: cannot create the state directory: {error}"
-            ) from error
+        make_state_directory(state_dir)
         self._database = self._open()
         self._inode = self.path.stat().st_ino
 

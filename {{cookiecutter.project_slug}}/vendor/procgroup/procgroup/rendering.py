@@ -24,6 +24,8 @@ class _Environment(jinja2.Environment):
         return super().getattr(obj, attribute)
 
 
+# Bounded, for a test session may write and use thousands of blueprints.
+_MOST = 256
 _environments: dict[Path, _Environment] = {}
 _texts: dict[tuple[Path, str], jinja2.Template] = {}
 _files: dict[tuple[Path, Path], tuple[tuple[int, int], jinja2.Template]] = {}
@@ -32,6 +34,7 @@ _files: dict[tuple[Path, Path], tuple[tuple[int, int], jinja2.Template]] = {}
 def _environment(directory: Path) -> _Environment:
     """The environment whose includes are looked for in `directory`."""
     if directory not in _environments:
+        _forget(_environments, _MOST // 8)
         _environments[directory] = _Environment(
             undefined=jinja2.StrictUndefined,
             loader=jinja2.FileSystemLoader(directory),
@@ -39,6 +42,12 @@ def _environment(directory: Path) -> _Environment:
             autoescape=False,
         )
     return _environments[directory]
+
+
+def _forget(table: dict[Any, Any], most: int) -> None:
+    """Make room in a cache that is full."""
+    if len(table) >= most:
+        table.clear()
 
 
 def _problem(error: Exception) -> str:
@@ -50,6 +59,7 @@ def render_text(text: str, context: Mapping[str, Any], where: str, directory: Pa
     try:
         template = _texts.get((directory, text))
         if template is None:
+            _forget(_texts, _MOST)
             template = _texts[directory, text] = _environment(directory).from_string(text)
         return template.render(context)
     except Exception as error:  # whatever an expression may raise is the blueprint's error
@@ -66,6 +76,7 @@ def render_file(file: Path, context: Mapping[str, Any], where: str, directory: P
             environment = _environment(directory)
             code = environment.compile(file.read_text(encoding="utf-8"), filename=str(file))
             template = jinja2.Template.from_code(environment, code, environment.make_globals(None))
+            _forget(_files, _MOST)
             known = _files[directory, file] = (stamp, template)
         return known[1].render(context)
     except OSError as error:

@@ -64,10 +64,12 @@ class Warden:
     def _start(
         self, state_dir: Path, flags: list[str], more: list[str], changes: dict[str, str]
     ) -> None:
+        from procgroup.registry import make_state_directory
+
         self.environment = dict(os.environ)
+        make_state_directory(state_dir)
         ours, theirs = socket.socketpair()
         package_home = str(Path(__file__).resolve().parent.parent)
-        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         arguments = [package_home, str(theirs.fileno()), str(os.getpid()), str(state_dir), *more]
         with theirs, open(state_dir / "warden.log", "ab") as log:
             self.process = subprocess.Popen(
