@@ -23,7 +23,7 @@ ARCHITECTURE = "x86_64"
 PLATFORMS = {"x86_64": "x86_64-manylinux2014", "arm64": "aarch64-manylinux2014"}
 # The earliest moment a zip entry can bear.
 EPOCH = (1980, 1, 1, 0, 0, 0)
-LOCAL_ONLY = {"cli.py", "local_redis.py", "redis_queue.py"}
+LOCAL_ONLY = {"cli.py", "dead_letters_cli.py", "local_redis.py", "redis_queue.py"}
 
 
 def run(*command: str) -> None:

@@ -59,7 +59,7 @@ class Desk:
         self.tools = Tools(self.records, self.queues.__getitem__, self.failure_queue)
 
     def __call__(self, *arguments: str) -> int:
-        return dead_letters_cli.main(arguments, self.tools)
+        return dead_letters_cli.main(arguments, lambda _: self.tools)
 
     def put(self, key: str, ago: float = 60, **changes: Any) -> None:
         at = datetime.now(UTC) - timedelta(seconds=ago)
@@ -317,11 +317,11 @@ def test_a_fifo_queue_does_not_take_a_redriven_message_for_the_one_that_failed()
         first["MessageId"], body="one", source=arn, attributes={"MessageGroupId": "g"}
     )
     desk.records.put(given)
-    assert dead_letters_cli.main(["redrive", "--all"], Tools(desk.records, queue_of)) == 0
+    assert dead_letters_cli.main(["redrive", "--all"], lambda _: Tools(desk.records, queue_of)) == 0
     assert held() == 2
     # Interrupted before the record was removed, and resumed: no third one.
     desk.records.put(given)
-    assert dead_letters_cli.main(["redrive", "--all"], Tools(desk.records, queue_of)) == 0
+    assert dead_letters_cli.main(["redrive", "--all"], lambda _: Tools(desk.records, queue_of)) == 0
     assert held() == 2
 
 

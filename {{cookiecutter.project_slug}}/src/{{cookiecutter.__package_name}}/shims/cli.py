@@ -1,4 +1,4 @@
-"""The service's own command, ``{{ cookiecutter.project_slug }}``: its local queues, for people."""
+"""The service's own command, ``{{ cookiecutter.project_slug }}``: queues and dead letters, for people."""
 
 import sys
 
@@ -9,15 +9,20 @@ from procgroup.errors import ProcgroupError
 SERVICE = "{{ cookiecutter.project_slug }}"
 
 
-def locate(group_id: str | None) -> cli.Place:
-    """The queues of a running process group. Raises NotFound if there is none, or no single one."""
+def attach(group_id: str | None) -> ProcessGroup:
+    """A running process group. Raises NotFound if there is none, or no single one."""
     try:
-        group = ProcessGroup.attach(group_id or SERVICE)
+        return ProcessGroup.attach(group_id or SERVICE)
     except ProcgroupError as error:
         raise cli.NotFound(
             f"{error}\nStart the service in another terminal: make run\n"
             f"Where several run, choose one: {SERVICE} … --process-group ID"
         ) from None
+
+
+def locate(group_id: str | None) -> cli.Place:
+    """The queues of a running process group. Raises NotFound as ``attach`` does."""
+    group = attach(group_id)
     names = group.variables
     return cli.Place(
         f"redis://{group['queue'].address}",
@@ -28,4 +33,13 @@ def locate(group_id: str | None) -> cli.Place:
 
 
 def main() -> int:
-    return cli.main(sys.argv[1:], prog=SERVICE, locate=locate)
+    if sys.argv[1:2] == ["dead-letters"]:
+        from .dead_letters_cli import main as dead_letters
+
+        return dead_letters(sys.argv[2:])
+    more = f"Messages that failed, here and on AWS: {SERVICE} dead-letters --help"
+    return cli.main(sys.argv[1:], prog=SERVICE, locate=locate, more=more)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

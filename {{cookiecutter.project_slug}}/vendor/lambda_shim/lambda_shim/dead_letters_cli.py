@@ -73,8 +73,8 @@ def rate(text: str) -> float:
     return number
 
 
-def parser(program: str = "dead-letters") -> argparse.ArgumentParser:
-    """The command line's grammar."""
+def parser(program: str = "dead-letters", more: str = "") -> argparse.ArgumentParser:
+    """The command line's grammar; ``more`` is what its help says last."""
     filters = argparse.ArgumentParser(add_help=False)
     filters.add_argument("keys", nargs="*", metavar="KEY", help="these records only")
     filters.add_argument("--reason", action="append", default=[], help="may be repeated")
@@ -91,7 +91,7 @@ def parser(program: str = "dead-letters") -> argparse.ArgumentParser:
     changing.add_argument("--dry-run", action="store_true", help="say what would be done")
     changing.add_argument("--all", action="store_true", help="needed where no filter is given")
 
-    main = argparse.ArgumentParser(prog=program, description="Messages that failed.")
+    main = argparse.ArgumentParser(prog=program, description="Messages that failed.", epilog=more)
     main.add_argument("--records", metavar="URL", help="s3://bucket/prefix or file://directory")
     commands = main.add_subparsers(dest="command", required=True)
     commands.add_parser("ls", parents=[filters, output], help="list records")
@@ -130,19 +130,27 @@ def tools_of(url: str | None) -> Tools:
     return Tools(open_records(url), cache(queue_of), SqsQueue(failures) if failures else None)
 
 
-def main(arguments: Sequence[str], tools: Tools | None = None) -> int:
+def main(
+    arguments: Sequence[str],
+    open_tools: Callable[[str | None], Tools] = tools_of,
+    program: str = "dead-letters",
+    more: str = "",
+) -> int:
     """Run a command; returns the exit status: 0 done, 1 something was left, 2 a wrong call.
 
     Args:
         arguments: without the program's name.
-        tools: default: those of the environment's AWS account.
+        open_tools: gives what the commands work on, told what ``--records`` says. Its ValueError
+            is a wrong call; what else it raises is raised. Default: the environment's AWS account.
+        program: the command's name, for its help.
+        more: the help's last words.
     """
-    grammar = parser()
+    grammar = parser(program, more)
     options = grammar.parse_args(arguments)
     try:
         if getattr(options, "whole_queue", None):
             return _move(options)
-        tools = tools or tools_of(options.records)
+        tools = open_tools(options.records)
     except ValueError as error:
         grammar.error(str(error))
     if options.command == "show":

@@ -40,13 +40,19 @@ class Place:
         return Queue.open(f"{self.redis}/{name}", retry_for=0.0)
 
 
-def main(arguments: Sequence[str], *, prog: str, locate: Callable[[str | None], Place]) -> int:
+def main(
+    arguments: Sequence[str],
+    *,
+    prog: str,
+    locate: Callable[[str | None], Place],
+    more: str | None = None,
+) -> int:
     """Run one command; gives its exit status.
 
     `locate`: finds the queues of the process group with this id, or of the only one there is. It may
-    raise NotFound.
+    raise NotFound. `more`: the help's last words.
     """
-    options = _parser(prog).parse_args(arguments)
+    options = _parser(prog, more).parse_args(arguments)
     try:
         place = locate(options.process_group)
         status: int = options.run(options, place)
@@ -64,8 +70,9 @@ def main(arguments: Sequence[str], *, prog: str, locate: Callable[[str | None], 
     return status
 
 
-def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=prog, description="The local queues of this service.")
+def _parser(prog: str, more: str | None = None) -> argparse.ArgumentParser:
+    description = "The local queues of this service."
+    parser = argparse.ArgumentParser(prog=prog, description=description, epilog=more)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable[[Any, Place], int], text: str) -> argparse.ArgumentParser:
