@@ -11,13 +11,28 @@ import pytest
 
 from ..baking import BakedProject, Template, combinations, described, offered
 from .aws import aws
-from .tools import CACHE, placeholder_zip, template_of
+from .tools import (
+    CACHE,
+    STAGES,
+    give_tasks,
+    packaged,
+    placeholder_zip,
+    synthesised,
+    translated,
+)
 
 CHOICES = offered()
 TARGETS = CHOICES["deploy_target"]
 SHAPES = combinations(
     {name: CHOICES[name] for name in ("example", "queue_type", "overflow", "fan_out")}
 )
+# Every shape as one stage; where there is overflow, as production too, which has subnets.
+CASES = [
+    (answers, stage)
+    for stage in STAGES
+    for answers in SHAPES
+    if stage == STAGES[0] or answers["overflow"] == "fargate"
+]
 Make = Callable[..., dict[str, Any]]
 
 
@@ -54,6 +69,8 @@ def project_for(
         assert process.returncode == 0, described(process)
         project = BakedProject(output / "statement-service")
         placeholder_zip(project)
+        if answers["overflow"] == "fargate":
+            give_tasks(project, answers["deploy_target"])
         return project
 
     return make
@@ -64,7 +81,16 @@ def cloudformation(project_for: Callable[..., BakedProject]) -> Make:
     """The template of one target, stage and set of answers; made at the first call."""
 
     @functools.cache
+    def synthesis() -> list[dict[str, Any]]:
+        return synthesised(
+            [(project_for(deploy_target="cdk", **answers), stage) for answers, stage in CASES]
+        )
+
+    @functools.cache
     def make(target: str, stage: str, **answers: str) -> dict[str, Any]:
-        return template_of(project_for(deploy_target=target, **answers), target, stage)
+        if target == "cdk":
+            return synthesis()[CASES.index((answers, stage))]
+        project = project_for(deploy_target=target, **answers)
+        return {"sam": translated, "serverless": packaged}[target](project, stage)
 
     return make

@@ -1,13 +1,15 @@
 """Are two CloudFormation templates the same infrastructure?
 
 A template becomes a set of facts, ``{"WorkQueue.Properties.VisibilityTimeout": 180, …}``. Whatever
-is in a template is compared, except for what NOISE subtracts. Three spellings of one thing are made
+is in a template is compared, except for what NOISE subtracts. Some spellings of one thing are made
 one beforehand:
 
-- Parameters have the values of one stage, as they have when CloudFormation works with them.
+- Parameters have the values of one stage, as they have when CloudFormation works with them, and
+  conditions are decided: a resource whose condition does not hold is not there.
 - ``Ref``, ``Fn::GetAtt``, ``Fn::Sub`` and ``Fn::Join`` become text with ``${…}`` in it.
 - In IAM, one item and a list of one are the same, and the order of actions, resources and
-  statements means nothing; neither does the order of tags and of events.
+  statements means nothing; neither does the order of tags, of events and of a container's
+  variables. JSON within text is taken apart.
 
 Logical ids are the tools' own. A resource is known by the id its author chose, or, where a tool
 made the id up, by its type and what it belongs to.
@@ -74,16 +76,26 @@ def is_noise(kind: str, path: str) -> bool:
     )
 
 
-def facts(template: Template, values: Mapping[str, str]) -> Facts:
+def facts(template: Template, values: Mapping[str, str], only: str | None = None) -> Facts:
     """What a template says, under names that do not depend on the tool.
 
     Args:
         template: CloudFormation, not SAM.
         values: parameters and pseudo parameters that have a value, such as AWS::StackName.
+        only: a logical id: no more than this resource's facts.
     """
+    held = {
+        name: holds(condition, values) for name, condition in template.get("Conditions", {}).items()
+    }
+
+    def existing(section: str) -> dict[str, Any]:
+        # A condition that is not defined is no reason to look away.
+        entries = template.get(section, {}).items()
+        return {name: each for name, each in entries if held.get(each.get("Condition"), True)}
+
     resources = {
         name: resource
-        for name, resource in template["Resources"].items()
+        for name, resource in existing("Resources").items()
         if not any(
             re.fullmatch(own.type, resource["Type"]) and re.fullmatch(own.path, name) for own in OWN
         )
@@ -96,17 +108,55 @@ def facts(template: Template, values: Mapping[str, str]) -> Facts:
             return values[name]
         return f"${{{names.get(name, name)}{dot}{attribute}}}"
 
+    def said(entry: Any) -> Iterator[tuple[str, Any]]:
+        given = {key: part for key, part in entry.items() if key != "Condition" or part not in held}
+        return leaves(ordered(plain(decided(given, held), text)))
+
     found: Facts = {}
     for logical_id, resource in resources.items():
-        for path, value in leaves(ordered(plain(resource, text))):
-            if not is_noise(resource["Type"], path):
-                found[f"{names[logical_id]}.{path}"] = value
-    for name, output in template.get("Outputs", {}).items():
+        if only in (None, logical_id):
+            for path, value in said(resource):
+                if not is_noise(resource["Type"], path):
+                    found[f"{names[logical_id]}.{path}"] = value
+    if only is not None:
+        return found
+    for name, output in existing("Outputs").items():
         if not any(own.type == "output" and re.fullmatch(own.path, name) for own in OWN):
-            for path, value in leaves(plain(output, text)):
+            for path, value in said(output):
                 found[f"Outputs.{name}.{path}"] = value
     found["Description"] = template.get("Description")
     return found
+
+
+def holds(condition: Any, values: Mapping[str, str]) -> bool:
+    """Whether a condition of a template holds, with these values of its parameters."""
+    match condition:
+        case {"Fn::Equals": [one, other]}:
+            one, other = (
+                values.get(x["Ref"], x) if isinstance(x, dict) else x for x in (one, other)
+            )
+            return bool(one == other)
+        case {"Fn::Not": [inner]}:
+            return not holds(inner, values)
+    raise ValueError(f"not a condition that is known here: {condition!r}")
+
+
+NOTHING = {"Ref": "AWS::NoValue"}
+
+
+def decided(value: Any, held: Mapping[str, bool]) -> Any:
+    """Each ``Fn::If`` and ``Fn::Select`` as what it chooses; what is NOTHING is left out."""
+    match value:
+        case {"Fn::If": [name, one, other]} if name in held:
+            return decided(one if held[name] else other, held)
+        case {"Fn::Select": [int(index), list(items)]}:
+            return decided(items[index], held)
+        case dict():
+            inner = {key: decided(item, held) for key, item in value.items()}
+            return {key: item for key, item in inner.items() if item != NOTHING}
+        case list():
+            return [item for item in (decided(item, held) for item in value) if item != NOTHING]
+    return value
 
 
 def differences(left: Facts, right: Facts) -> list[str]:
@@ -214,7 +264,7 @@ def ordered(value: Any, key: str = "") -> Any:
     """Lists whose order means nothing get one, and JSON within text is taken apart."""
     if isinstance(value, dict):
         return {name: ordered(inner, name) for name, inner in value.items()}
-    if key == "DashboardBody":
+    if key in {"DashboardBody", "LifecyclePolicyText"}:
         try:
             return json.loads(value)
         except ValueError:
@@ -224,8 +274,8 @@ def ordered(value: Any, key: str = "") -> Any:
         return sorted(items, key=lambda item: json.dumps(item, sort_keys=True))
     if key == "Tags":
         return {tag["Key"]: tag["Value"] for tag in value}
-    if key == "Dimensions":
-        return {dimension["Name"]: dimension["Value"] for dimension in value}
+    if key == "Dimensions" or (key == "Environment" and isinstance(value, list)):
+        return {pair["Name"]: pair["Value"] for pair in value}
     if key == "Events":
         return sorted(value)
     if key == "Alarms":

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from ..baking import BakedProject
-from .conftest import SHAPES, TARGETS, Make, label
+from .conftest import CASES, SHAPES, TARGETS, Make, label
 from .parity import (
+    Facts,
     Template,
     canonical_names,
     differences,
@@ -24,16 +25,18 @@ from .tools import STAGES, samconfig_parameters
 FIRST, *OTHERS = TARGETS
 
 
-def values_of(project: BakedProject, stage: str) -> dict[str, str]:
+def values_of(project: BakedProject, template: Template, stage: str) -> dict[str, str]:
     """What a deployment of this stage fills in, in every target alike."""
+    defaults = {
+        name: parameter["Default"]
+        for name, parameter in template["Parameters"].items()
+        if "Default" in parameter
+    }
     return {
+        **defaults,
         **samconfig_parameters(project, stage),
         "AWS::StackName": f"statement-service-{stage}",
     }
-
-
-# Stages differ in a few values; every shape as one stage, and one shape as the other.
-CASES = [*((answers, STAGES[0]) for answers in SHAPES), (SHAPES[0], STAGES[1])]
 
 
 @pytest.mark.slow
@@ -46,8 +49,9 @@ def test_the_same_infrastructure(
     cloudformation: Make,
     project_for: Callable[..., BakedProject],
 ) -> None:
-    values = values_of(project_for(deploy_target=FIRST, **answers), stage)
-    one = facts(cloudformation(FIRST, stage, **answers), values)
+    template = cloudformation(FIRST, stage, **answers)
+    values = values_of(project_for(deploy_target=FIRST, **answers), template, stage)
+    one = facts(template, values)
     other = facts(cloudformation(target, stage, **answers), values)
     print(f"{len(one)} facts compared. Not compared:\n{noise_report()}")
     assert len(one) > 500
@@ -55,21 +59,22 @@ def test_the_same_infrastructure(
     assert not found, "\n".join([f"left is {FIRST}, right is {target}:", *found])
 
 
-def mutants(template: Template) -> Iterator[tuple[str, str, Template]]:
-    """The template with one value changed, for every value of every resource.
+def mutants(template: Template) -> Iterator[tuple[str, str, str, Template]]:
+    """The template with one value changed, for every value of every resource and condition.
 
-    Yields the resource's logical id, the path of the value and the changed template.
+    Yields the section, the logical id, the path of the value and the changed template.
     """
-    for logical_id, resource in template["Resources"].items():
-        for path, value in leaves(resource):
-            mutant = copy.deepcopy(template)
-            place = mutant["Resources"][logical_id]
-            *parents, last = path.split(".")
-            for key in joined(place, parents):
-                place = place[key]
-            key = int(last) if isinstance(place, list) else last
-            place[key] = changed(value)
-            yield logical_id, path, mutant
+    for section in ("Resources", "Conditions"):
+        for logical_id, entry in template.get(section, {}).items():
+            for path, value in leaves(entry):
+                place = changing = copy.deepcopy(entry)
+                *parents, last = path.split(".")
+                for key in joined(place, parents):
+                    place = place[key]
+                key = int(last) if isinstance(place, list) else last
+                place[key] = changed(value)
+                changed_section = {**template[section], logical_id: changing}
+                yield section, logical_id, path, {**template, section: changed_section}
 
 
 def joined(place: Any, parents: list[str]) -> Iterator[Any]:
@@ -98,46 +103,64 @@ def changed(value: Any) -> Any:
             return "x"
 
 
-@pytest.mark.parametrize("answers", SHAPES, ids=label)
-def test_every_changed_value_is_reported_by_name(
-    answers: dict[str, str], cloudformation: Make, project_for: Callable[..., BakedProject]
-) -> None:
-    values = values_of(project_for(deploy_target=FIRST, **answers), STAGES[0])
+@pytest.fixture(params=SHAPES, ids=label)
+def sound(
+    request: pytest.FixtureRequest, cloudformation: Make, project_for: Callable[..., BakedProject]
+) -> tuple[Template, list[tuple[dict[str, str], Facts]]]:
+    """A shape's template, with the values of each stage and the facts that come of them.
+
+    What is only there with subnets is seen in the one stage, what is only there without them in
+    the other.
+    """
+    answers = request.param
+    project = project_for(deploy_target=FIRST, **answers)
     template = cloudformation(FIRST, STAGES[0], **answers)
+    stages = [stage for case, stage in CASES if case == answers]
+    values = [values_of(project, template, stage) for stage in stages]
+    return template, [(each, facts(template, each)) for each in values]
+
+
+def test_every_changed_value_is_reported_by_name(
+    sound: tuple[Template, list[tuple[dict[str, str], Facts]]],
+) -> None:
+    template, stages = sound
     names = canonical_names(template["Resources"])
-    sound = facts(template, values)
     tried, silent = 0, []
-    for logical_id, path, mutant in mutants(template):
-        resource = template["Resources"][logical_id]
-        if is_noise(resource["Type"], tag_by_name(resource, path)):
+    for section, logical_id, path, mutant in mutants(template):
+        only = logical_id if section == "Resources" else None
+        if only and is_noise(*placed(template["Resources"][only], path)):
             continue
         tried += 1
-        top = ".".join([names[logical_id], *path.split(".")[:2]])
-        if not any(line.startswith(top) for line in differences(sound, facts(mutant, values))):
+        top = f"{names[only]}." if only else ""
+        if not any(
+            differences(
+                {name: fact for name, fact in known.items() if name.startswith(top)},
+                facts(mutant, values, only),
+            )
+            for values, known in stages
+        ):
             silent.append(f"{logical_id}.{path}")
     print(f"{tried} values changed, one at a time")
     assert tried > 500
     assert silent == []
 
 
-def tag_by_name(resource: dict[str, Any], path: str) -> str:
-    """Tags are known by their keys: Properties.Tags.Owner, not Properties.Tags.1.Value."""
+def placed(resource: dict[str, Any], path: str) -> tuple[str, str]:
+    """A value's resource type and path as facts have them: a tag is known by its key."""
     match path.split("."):
         case ["Properties", "Tags", index, _, *_]:
-            return f"Properties.Tags.{resource['Properties']['Tags'][int(index)]['Key']}"
-    return path
+            path = f"Properties.Tags.{resource['Properties']['Tags'][int(index)]['Key']}"
+    return resource["Type"], path
 
 
-@pytest.mark.parametrize("answers", SHAPES, ids=label)
 def test_a_missing_resource_is_reported_by_name(
-    answers: dict[str, str], cloudformation: Make, project_for: Callable[..., BakedProject]
+    sound: tuple[Template, list[tuple[dict[str, str], Facts]]],
 ) -> None:
-    values = values_of(project_for(deploy_target=FIRST, **answers), STAGES[0])
-    template = cloudformation(FIRST, STAGES[0], **answers)
+    template, stages = sound
+    values, known = stages[-1]
     names = canonical_names(template["Resources"])
-    sound = facts(template, values)
     for logical_id in template["Resources"]:
         lacking = {**template, "Resources": dict(template["Resources"])}
         del lacking["Resources"][logical_id]
-        found = differences(sound, facts(lacking, values))
+        found = differences(known, facts(lacking, values))
         assert any(line.startswith(f"{names[logical_id]}.") for line in found), logical_id

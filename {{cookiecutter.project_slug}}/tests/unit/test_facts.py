@@ -32,8 +32,8 @@ def test_every_setting_is_deployed_and_rendered_locally() -> None:
     settings = set(Settings.__struct_encode_fields__)
     required = {field.encode_name for field in fields(Settings) if field.required}
     rendered = (PROJECT / "blueprints" / "templates" / "settings.json.j2").read_text("utf-8")
-    for names in (set(deployed.ENVIRONMENT), set(re.findall(r'"([A-Z_]+)":', rendered))):
-        assert required <= names <= settings
+    assert required <= set(deployed.ENVIRONMENT) <= settings
+    assert set(re.findall(r'"([A-Z_]+)":', rendered)) == set(deployed.ENVIRONMENT)
 
 
 def test_the_visibility_timeout_is_six_function_timeouts(variables: dict[str, Any]) -> None:
