@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen
 
-from benchmarks.group import FIRST, TEARDOWN
+from benchmarks.group import FIRST, PONG, TEARDOWN
 from benchmarks.processes import HOST, free_port, pong, serve, until
 from benchmarks.samples import Measured
 
@@ -45,13 +45,18 @@ def main(server: str, directory: Path) -> None:
                 return pong(port)
 
             until(up, f"{server} answers PING")
+            answered = time.perf_counter()
             python = stack.enter_context(ended(Popen(PYTHON, stdin=PIPE, stdout=PIPE)))
             assert python.stdout is not None
             if python.stdout.read(7) != b"started":
                 raise RuntimeError("the bare Python did not start")
             ready = time.perf_counter()
         done = time.perf_counter()
-        return {FIRST: 1000 * (ready - started), TEARDOWN: 1000 * (done - ready)}
+        return {
+            PONG: 1000 * (answered - started),
+            FIRST: 1000 * (ready - started),
+            TEARDOWN: 1000 * (done - ready),
+        }
 
     serve(turn)
 
