@@ -8,8 +8,8 @@ both sides of it.
 - ``samples``: medians, spreads and ratios.
 - ``report``: tables, targets, and their place in the documentation; ``plot``: the picture.
 - ``lab``: what a benchmark is given: rounds, a scratch directory, baked services, servers.
-- ``generation``, ``group``, ``group_scale``, ``lambda_init``, ``record_cpu``, ``queue_throughput``,
-  ``mapping``: the benchmarks.
+- ``generation``, ``group``, ``group_scale``, ``group_killed``, ``lambda_init``, ``record_cpu``,
+  ``queue_throughput``, ``mapping``: the benchmarks.
 - ``drivers``: processes that a benchmark measures in, one a variant.
 - ``handlers``: the Lambda handlers that ours is compared with.
 """

@@ -18,6 +18,7 @@ NAMES = (
     "generation",
     "group",
     "group_scale",
+    "group_killed",
     "lambda_init",
     "record_cpu",
     "queue_throughput",

@@ -537,14 +537,14 @@ class ProcessGroup:
 
     def _clear_after_lost_keeper(self) -> None:
         """The warden kills what a killed keeper leaves; if it was killed too, that is up to us."""
-        from procgroup.sweep import clear_group, group_document, keeper_alive
+        from procgroup.sweep import clear_groups, group_document, keeper_alive
 
         self._connection.close()
         directory = str(self.directory)
         document = group_document(directory)
         if keeper_alive(document):  # hung: it did not answer
             processes.send(document["keeper"]["pid"], signal.SIGKILL)
-        clear_group(self.id, directory)
+        clear_groups({self.id: directory})
         if not self.failed:
             processes.remove_tree(directory)
 

@@ -382,29 +382,27 @@ def kill_descendants(spare: Collection[int] = ()) -> None:
         wait = min(wait * 1.5, 0.005)
 
 
-def members(
-    group_id: str, directory: str, recorded: Iterable[tuple[int, str]], user: int | None = None
-) -> set[int]:
-    """Live processes that provably belong to a group whose keeper is gone.
+def members(groups: Mapping[str, str], recorded: Iterable[tuple[int, str]]) -> set[int]:
+    """Live processes that provably belong to groups (id → directory) whose keepers are gone.
 
     The proofs, none of which a recycled pid can fake: the pid still has the recorded start time;
-    its environment names the group's id; its standard output or error is a log in the group's
+    its environment names a group's id; its standard output or error is a log in a group's
     directory (Redis overwrites its environment). Everything descended from such a process belongs
     too. This process and its ancestors never do.
     """
     found = {pid for pid, start in recorded if alive(pid, start)}
     table = parents()
     if LINUX:
-        user = os.getuid() if user is None else user
-        wanted = group_id.encode()
-        prefix = directory.rstrip("/") + "/"
+        user = os.getuid()
+        wanted = {group.encode() for group in groups}
+        prefixes = tuple(directory.rstrip("/") + "/" for directory in groups.values())
         for pid in table:
             try:
                 if os.stat(f"/proc/{pid}").st_uid != user:
                     continue
             except OSError:
                 continue
-            if environment_of(pid).get(b"PROCGROUP_ID") == wanted or _logs_into(pid, prefix):
+            if environment_of(pid).get(b"PROCGROUP_ID") in wanted or _logs_into(pid, prefixes):
                 found.add(pid)
     for pid in table:
         seen = []
@@ -423,23 +421,23 @@ def members(
     return found
 
 
-def _logs_into(pid: int, prefix: str) -> bool:
+def _logs_into(pid: int, prefixes: tuple[str, ...]) -> bool:
     for number in (1, 2):
         try:
             target = os.readlink(f"/proc/{pid}/fd/{number}").removesuffix(" (deleted)")
         except OSError:
             continue
-        if target.startswith(prefix) and target.endswith("/log"):
+        if target.startswith(prefixes) and target.endswith("/log"):
             return True
     return False
 
 
-def kill_members(group_id: str, directory: str, recorded: Iterable[tuple[int, str]]) -> int:
+def kill_members(groups: Mapping[str, str], recorded: Iterable[tuple[int, str]]) -> int:
     """SIGKILL what `members` finds until it finds nothing; the number of processes killed."""
     recorded = list(recorded)
     killed: set[int] = set()
     deadline = time.monotonic() + 5.0
-    while found := members(group_id, directory, recorded):
+    while found := members(groups, recorded):
         for pid in found:
             send(pid, signal.SIGKILL)
         killed |= found

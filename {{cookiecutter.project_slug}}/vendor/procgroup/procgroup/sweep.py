@@ -17,6 +17,7 @@ from procgroup.registry import KEEP_FAILED, GroupRow, Registry, current_boot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
     from typing import Any
 
 
@@ -46,10 +47,11 @@ def keeper_alive(document: dict[str, Any]) -> bool:
     return bool(keeper) and processes.alive(keeper["pid"], keeper["started"])
 
 
-def clean_up(document: dict[str, Any]) -> None:
+def clean_up(documents: Iterable[dict[str, Any]]) -> None:
     """Run the `cleanup` of each role as group.json names it, all at once, within their limit."""
     wanted = [
         replica["cleanup"]
+        for document in documents
         for role in document.get("roles", {}).values()
         for replica in role.get("replicas", [])
         if replica.get("cleanup")
@@ -79,18 +81,18 @@ def clean_up(document: dict[str, Any]) -> None:
             process.wait()
 
 
-def clear_group(group_id: str, directory: str, *, same_boot: bool = True) -> None:
-    """End what provably belongs to a group without keeper, and what it has outside of its tree."""
-    document = group_document(directory)
-    if same_boot:
-        processes.kill_members(group_id, directory, recorded_processes(document))
-    clean_up(document)
+def clear_groups(groups: Mapping[str, str], *, earlier: Collection[str] = ()) -> None:
+    """End what provably belongs to groups without keeper, and what they have outside of their tree.
 
-
-def remove_group(group_id: str, directory: str, *, same_boot: bool = True) -> None:
-    """`clear_group`, then remove its directory."""
-    clear_group(group_id, directory, same_boot=same_boot)
-    processes.remove_tree(directory)
+    `groups` are directories by id; those of an `earlier` boot have no processes any more. All are
+    looked for in one walk through the machine's processes.
+    """
+    documents = {group: group_document(directory) for group, directory in groups.items()}
+    recent = {group: directory for group, directory in groups.items() if group not in earlier}
+    if recent:
+        recorded = [each for group in recent for each in recorded_processes(documents[group])]
+        processes.kill_members(recent, recorded)
+    clean_up(documents.values())
 
 
 def sweep(registry: Registry, *, kept: bool = False) -> list[GroupRow]:
@@ -98,7 +100,7 @@ def sweep(registry: Registry, *, kept: bool = False) -> list[GroupRow]:
 
     Directories of failed runs go when they are `KEEP_FAILED` old, or all of them with `kept`.
     """
-    removed = []
+    dead = []
     verdicts: dict[tuple[int, str, str, str], bool | None] = {}
     for row in registry.groups():
         if row.kept is not None:
@@ -111,11 +113,14 @@ def sweep(registry: Registry, *, kept: bool = False) -> list[GroupRow]:
                 continue
             if keeper_alive(group_document(row.directory)):
                 continue  # it is taking the group down at this moment
-        same_boot = row.owner.boot == current_boot()
-        remove_group(row.id, row.directory, same_boot=same_boot)
-        registry.release(row.id)
-        removed.append(row)
-    return removed
+        dead.append(row)
+    if dead:
+        earlier = {row.id for row in dead if row.owner.boot != current_boot()}
+        clear_groups({row.id: row.directory for row in dead}, earlier=earlier)
+        for row in dead:
+            processes.remove_tree(row.directory)
+        registry.release(*(row.id for row in dead))
+    return dead
 
 
 _YOUNG = 60.0  # seconds: a directory this new may belong to a launch that is under way
@@ -127,7 +132,7 @@ def remove_strays(registry: Registry) -> list[str]:
     The directories removed.
     """
     known = {row.directory for row in registry.groups()}
-    removed = []
+    strays = {}
     try:
         entries = list(os.scandir(registry.state_dir / "groups"))
     except FileNotFoundError:
@@ -137,6 +142,9 @@ def remove_strays(registry: Registry) -> list[str]:
         young = time.time() - entry.stat(follow_symlinks=False).st_mtime < _YOUNG
         if entry.path in known or young or keeper_alive(document):
             continue
-        remove_group(entry.name, entry.path)
-        removed.append(entry.path)
-    return removed
+        strays[entry.name] = entry.path
+    if strays:
+        clear_groups(strays)
+    for path in strays.values():
+        processes.remove_tree(path)
+    return [*strays.values()]
