@@ -30,16 +30,17 @@ def run(*command: str) -> None:
     subprocess.run(command, check=True, cwd=PROJECT)
 
 
-def collect(target: Path) -> None:
-    """Put everything that ships below this directory."""
+def collect(target: Path, *groups: str, python: str = PYTHON) -> None:
+    """Put everything that ships below this directory, and what these dependency groups list."""
     requirements = BUILD / "requirements.txt"
     run(
         *(UV, "export", "--quiet", "--no-dev", "--no-emit-workspace"),
+        *(f"--group={group}" for group in groups),
         *("--format", "requirements-txt", "--output-file", str(requirements)),
     )
     run(
         *(UV, "pip", "install", "--quiet", "--requirement", str(requirements)),
-        *("--target", str(target), "--only-binary", ":all:", "--python-version", PYTHON),
+        *("--target", str(target), "--only-binary", ":all:", "--python-version", python),
         *("--python-platform", PLATFORMS[ARCHITECTURE]),
     )
     package = next(path.parent for path in (PROJECT / "src").glob("*/shims"))

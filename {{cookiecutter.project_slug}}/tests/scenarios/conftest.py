@@ -34,7 +34,7 @@ DOUBLED = ["worker"{% if cookiecutter.overflow == 'fargate' %}, "tasks"{% endif 
 with_faults = pytest.mark.service(
     handler="tests.doubles.faults.worker",
 {%- if cookiecutter.overflow == 'fargate' %}
-    runner="tests.doubles.runner",
+    runner=["python", "-m", "tests.doubles.runner"],
 {%- endif %}
 )
 

@@ -199,6 +199,26 @@ class LocalService(Service):
         """Stop the dispatcher, so that a dead letter can be looked at."""
         self.group["dispatcher"].stop()
 
+    def wait_taken_up(self, patience: float = PATIENCE) -> DeadLetterRecord:
+        """The first record that a task runs.
+
+        On a machine that is busy enough Lambda kills a function before it has put its message on
+        record. Then the message comes back, and is dead-lettered in the end.
+        """
+        timeouts = 0
+
+        def taken_up() -> list[DeadLetterRecord]:
+            nonlocal timeouts
+            if (count := self.group["worker"].log().count("Task timed out")) > timeouts:
+                timeouts = count
+                self.pass_visibility_timeout()
+            return [record for record in self.records() if record.state == "running"]
+
+        records: list[DeadLetterRecord] = wait_until(
+            taken_up, "a task to take a record up", patience
+        )
+        return records[0]
+
     def sweep_until(self, condition: Callable[[], Any], what: str) -> None:
         """Let the dispatcher's schedule tick until the condition holds."""
 
