@@ -47,6 +47,7 @@ def test_the_scenarios_run_out_of_the_package(service: BakedProject) -> None:
         pytest.skip("one example is enough: this one has more libraries")
     build = service.path / "tools" / "build.py"
     sound = build.read_text(encoding="utf-8")
+    service.run("make", "setup")
     process = service.run(
         ".venv/bin/python", "-c", "import sys; print(*sys.version_info[:2], sep='.')"
     )

@@ -18,6 +18,11 @@ class Package(NamedTuple):
     overlay: Path
 
 
+def suffix(name: str) -> str:
+    """``msgspec/_core.cpython-313-x86_64-linux-gnu.so`` → ``.cpython-313-x86_64-linux-gnu.so``."""
+    return "." + name.rpartition("/")[2].partition(".")[2]
+
+
 def unpack(archive: Path, directory: Path) -> Package:
     """Raises pytest.UsageError when there is no zip, or one that this interpreter cannot run."""
     if not archive.is_file():
@@ -25,7 +30,7 @@ def unpack(archive: Path, directory: Path) -> Package:
     package = Package(directory / "code", directory / "overlay")
     with zipfile.ZipFile(archive) as file:
         compiled = [name for name in file.namelist() if name.endswith(".so")]
-        if foreign := [name for name in compiled if not name.endswith(tuple(EXTENSION_SUFFIXES))]:
+        if foreign := [name for name in compiled if suffix(name) not in EXTENSION_SUFFIXES]:
             have = f"{sys.version_info.major}.{sys.version_info.minor}"
             raise pytest.UsageError(
                 f"{archive} is not for this Python {have} on {sys.platform}: {foreign[0]}. "

@@ -20,6 +20,7 @@ ON_AWS = {
     "DOCUMENTS_URL": "s3://documents/",
     "MAX_RECEIVE_COUNT": "5",
     "CUSTOMERS_URL": "https://customers.example.com",
+    "CUSTOMERS_TOKEN_URL": "ssm:///service/dev/customers-token",
     "MAIL_URL": "ses://",
     "MAIL_FROM": "service@example.com",
 }

@@ -1,0 +1,85 @@
+"""`make switch`: another deployment tool, and nobody's edits lost without a word."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from ..baking import SCRIPTS, BakedProject, Template, commit_all
+from .test_update import JOBS, born, edit, recorded, tracked
+
+TEMPLATE_EDIT = "\n# The team's own remark.\n"
+
+
+def switch(template: Template, project: BakedProject, target: str, **variables: str) -> str:
+    """What `make switch TARGET=…` runs, and prints; with this environment's copier."""
+    process = project.run(
+        *(sys.executable, "-m", "tools.switch", target),
+        COPIER=str(SCRIPTS / "copier"),
+        COPIER_SETTINGS_PATH=str(template.settings / "copier.yml"),
+        PYTHONDONTWRITEBYTECODE="1",
+        **variables,
+    )
+    return f"{process.stdout}\nexit status {process.returncode}"
+
+
+@pytest.mark.parametrize("engine", ["cookiecutter", "copier"])
+def test_a_switch_leaves_a_fresh_tree_and_the_edits_elsewhere(
+    engine: str, own_template: Template, tmp_path: Path
+) -> None:
+    project = born(engine, own_template, tmp_path / "output", deploy_target="sam")
+    edit(project)
+    edited = project.read(JOBS)
+
+    said = switch(own_template, project, "cdk")
+
+    assert said.endswith("exit status 0"), said
+    assert "Goes away: deploy/samconfig.toml, deploy/template.yaml" in said
+    assert "WITH YOUR EDITS" not in said
+    fresh = born(engine, own_template, tmp_path / "fresh", deploy_target="cdk")
+    assert tracked(project) == tracked(fresh)
+    for name in tracked(fresh) - {JOBS}:
+        assert project.read(name) == fresh.read(name), name
+    assert project.read(JOBS) == edited
+    assert recorded(project)["deploy_target"] == "cdk"
+
+
+def test_edits_that_would_go_are_named_first_and_the_switch_waits(
+    own_template: Template, tmp_path: Path
+) -> None:
+    project = born("copier", own_template, tmp_path / "output", deploy_target="sam")
+    template = project.path / "deploy" / "template.yaml"
+    template.write_text(template.read_text("utf-8") + TEMPLATE_EDIT, "utf-8")
+    commit_all(project.path, "A remark")
+    before = project.files()
+
+    said = switch(own_template, project, "serverless")
+    assert said.endswith("exit status 1"), said
+    assert "WITH YOUR EDITS, which only git will remember:\n  deploy/template.yaml\n" in said
+    assert project.files() == before
+
+    said = switch(own_template, project, "serverless", CONFIRM="serverless")
+    assert said.endswith("exit status 0"), said
+    assert not project.has_file("deploy/template.yaml")
+    assert project.has_file("deploy/serverless.yml")
+
+
+def test_what_is_not_committed_is_not_risked(own_template: Template, tmp_path: Path) -> None:
+    project = born("copier", own_template, tmp_path / "output", deploy_target="sam")
+    makefile = project.path / "Makefile"
+    makefile.write_text(makefile.read_text("utf-8") + TEMPLATE_EDIT, "utf-8")
+    said = switch(own_template, project, "cdk")
+    assert "Commit your changes first." in said
+    assert said.endswith("exit status 1")
+
+
+def test_where_there_is_nothing_to_switch_to_the_others_are_named(
+    own_template: Template, tmp_path: Path
+) -> None:
+    project = born("copier", own_template, tmp_path / "output", deploy_target="cdk")
+    for target in ("cdk", "terraform"):
+        said = switch(own_template, project, target)
+        assert "deploys with cdk. To change that: make switch TARGET=sam or" in said
+        assert said.endswith("exit status 2"), said
