@@ -3,6 +3,7 @@ both supervisors, and small programs to run as roles."""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -43,11 +44,12 @@ def wait_until(condition: Callable[[], Any], what: str, timeout: float = PATIENC
 
 
 def alive(pid: int) -> bool:
-    """Whether a process of that number runs (a zombie does not)."""
+    """Whether a process of that number runs (a zombie does not, unless a thread of it does)."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return False
+    return fields[0] not in "ZX" or int(fields[17]) > 1
 
 
 def processes_of(state: Path) -> dict[int, str]:
@@ -79,6 +81,12 @@ def processes_of(state: Path) -> dict[int, str]:
 def free(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def expect_free(*ports: int) -> None:
+    """Nobody listens there, or only for the moment: other runs on this machine lease ports, too."""
+    for port in ports:
+        wait_until(functools.partial(free, port), f"port {port} is free")
 
 
 class State:

@@ -30,7 +30,7 @@ from .conftest import (
     Launcher,
     State,
     Write,
-    free,
+    expect_free,
     sweep_now,
     wait_until,
 )
@@ -187,7 +187,7 @@ def test_image_role(engine: Engine, box: Path, launch: Launch, state: State) -> 
     assert labels["procgroup.role"] == "web.0"
     group.stop()
     assert engine.left() == []
-    assert free(web.port)
+    expect_free(web.port)
     state.expect_nothing_left()
 
 

@@ -28,6 +28,7 @@ from .conftest import (
     State,
     Write,
     alive,
+    expect_free,
     free,
     processes_of,
     sweep_now,
@@ -70,7 +71,7 @@ def test_kill_9_of_the_launcher_frees_ports(launcher: StartLauncher, state: Stat
     assert not free(port)
     one.kill()
     state.expect_no_process()
-    assert free(port)
+    expect_free(port)
     state.expect_nothing_left()
 
 
@@ -119,8 +120,40 @@ def test_kill_9_of_keeper_warden_and_launcher_is_swept_by_the_next_launch(
         each.kill()
     launch(PAIR).stop()
     assert not any(map(alive, pids))
-    assert free(other.facts["ports"][0])
+    expect_free(*other.facts["ports"])
     state.expect_nothing_left()
+
+
+def test_a_process_that_lives_on_without_its_main_thread_is_swept(
+    launcher: StartLauncher, state: State, write: Write
+) -> None:
+    """Its directory in /proc is that of a zombie, with neither environment nor descriptors."""
+    program = (
+        "import ctypes, socket, threading, time\nfrom procgroup import notify_ready\n"
+        "server = socket.create_server(('127.0.0.1', {{ role.port }}))\n"
+        "threading.Thread(target=time.sleep, args=(1000,)).start()\n"
+        "notify_ready()\nctypes.CDLL(None).pthread_exit(None)\n"
+    )
+    path = write(
+        "name: x\nroles:\n  a:\n    binary: [" + sys.executable + "]\n"
+        "    args: ['{{ configs[\"it.py\"] }}']\n    ports: [p]\n    configs: {it.py: it.py.j2}\n"
+        "    environment: {PYTHONPATH: '{{ environment.PROCGROUP_TEST_PATH }}'}\n"
+        "    ready: {notify: true}\n",
+        it__py__j2=program,
+    )
+    one = launcher(path)
+    (pid,), (port,) = one.facts["pids"].values(), one.facts["ports"]
+    stat = Path(f"/proc/{pid}/stat")
+    wait_until(
+        lambda: stat.read_text().rpartition(")")[2].split()[0] == "Z", "its main thread ends"
+    )
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for name in ("keeper", "warden"):
+            os.kill(one.facts[name], number)
+    one.kill()
+    sweep_now(state)
+    assert not alive(pid)
+    expect_free(port)
 
 
 def test_kill_9_of_keeper_and_warden_is_cleared_by_the_launchers_own_stop(
@@ -342,7 +375,7 @@ def launch_in_a_row(launch: Launch, state: State, times: int) -> None:
     # A keeper that has said goodbye has yet to end, and its warden to collect it.
     wait_until(lambda: children.issuperset(processes.descendants(os.getpid())), "no new children")
     assert count_everything(state) == before
-    assert all(map(free, ports))
+    expect_free(*ports)
     assert len(ports) == times, "a port that was just freed rests the longest"
 
 

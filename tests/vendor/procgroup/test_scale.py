@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import BLUEPRINTS, PACKAGE, PROGRAMS, State, alive, free
+from .conftest import BLUEPRINTS, PACKAGE, PROGRAMS, State, alive, expect_free
 
 
 def live_at_once(state: State, supervisor: str, launchers: int, groups: int) -> None:
@@ -46,7 +46,7 @@ def live_at_once(state: State, supervisor: str, launchers: int, groups: int) -> 
         process.communicate()
         assert process.returncode == 0
     assert not any(map(alive, pids))
-    assert all(map(free, ports))
+    expect_free(*ports)
     state.expect_nothing_left()
 
 

@@ -117,6 +117,15 @@ def _stat(pid: int | str) -> list[str] | None:
         return None
 
 
+def _ended(fields: list[str]) -> bool:
+    """Whether these fields of /proc/PID/stat are of a zombie, none of whose threads goes on.
+
+    A killed process holds its ports and files until its last thread is gone, and one whose main
+    thread has ended by itself may live for ever.
+    """
+    return fields[0] in "ZX" and int(fields[17]) < 2
+
+
 def started(pid: int) -> str | None:
     """When the live process `pid` started, as a token to compare; None when there is none.
 
@@ -125,7 +134,7 @@ def started(pid: int) -> str | None:
     """
     if LINUX:
         fields = _stat(pid)
-        return None if fields is None or fields[0] in "ZX" else fields[19]
+        return None if fields is None or _ended(fields) else fields[19]
     row = _ps("-o", "stat=,lstart=", "-p", str(pid))
     if not row or row[0].startswith("Z"):
         return None
@@ -174,7 +183,7 @@ def parents() -> dict[int, int]:
     if LINUX:
         table = {}
         for name in os.listdir("/proc"):
-            if name.isdigit() and (fields := _stat(name)) and fields[0] not in "ZX":
+            if name.isdigit() and (fields := _stat(name)) and not _ended(fields):
                 table[int(name)] = int(fields[1])
         return table
     rows = (line.split() for line in _ps("-axo", "pid=,ppid=,stat="))
@@ -215,7 +224,7 @@ def descendants(pid: int) -> list[int]:
             for child in children(queue.pop()):
                 queue.append(child)
                 fields = _stat(child)
-                if fields is not None and fields[0] not in "ZX":
+                if fields is not None and not _ended(fields):
                     found.append(child)
         return found
     by_parent: dict[int, list[int]] = {}
