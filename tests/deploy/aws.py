@@ -1,7 +1,7 @@
 """moto's server standing in for AWS, with what its CloudFormation lacks for this stack.
 
 Added: SAM's transform (the very translator that AWS runs), a version's own attributes, aliases, and
-the outputs and the order of changes of a changed stack.
+the outputs and the order of changes of a changed stack, and conditions that change with it.
 What moto does not know at all (CodeDeploy, alarms and the like) it passes over, so these tests say
 nothing about rollouts.
 """
@@ -9,7 +9,7 @@ nothing about rollouts.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,8 +23,11 @@ from moto.cloudformation.models import (
     cloudformation_backends,
 )
 from moto.core.common_models import CloudFormationModel
+from moto.ecs.models import EC2ContainerServiceBackend
 from moto.server import ThreadedMotoServer
 from moto.sqs.models import Queue
+
+from .parity import settled
 
 ACCOUNT = "123456789012"
 REGION = "eu-central-1"
@@ -120,21 +123,36 @@ def _apply(change_set: ChangeSet) -> None:
     exports.update({export.name: export for export in stack.exports})
 
 
+def _settled(template: dict[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Conditions decided once: moto overlooks resources that come or go with them."""
+    if "Conditions" not in template:
+        return template
+    given = template.get("Parameters", {}).items()
+    defaults = {name: parameter.get("Default") for name, parameter in given}
+    return settled(template, {**defaults, **parameters})
+
+
+def _create(resources: parsing.ResourceMap, template: dict[str, Any]) -> bool:
+    created: bool = _plain_create(resources, _settled(template, resources.input_parameters))
+    return created
+
+
 def _update(
     resources: parsing.ResourceMap,
     template: dict[str, Any],
     parameters: dict[str, Any] | None = None,
 ) -> None:
-    """Functions first, then the versions made of them; moto alone adds before it changes."""
+    """What is new and functions first, then the versions made of them; moto alone adds before it
+    changes."""
+    template = _settled(template, parameters or resources.input_parameters)
     known = resources._resource_json_map
-    functions = {
+    earlier = {
         name: resource
         for name, resource in template["Resources"].items()
-        if resource["Type"] == "AWS::Lambda::Function" and name in known
+        if resource["Type"] == "AWS::Lambda::Function"
+        or (name not in known and resource["Type"] != "AWS::Lambda::Version")
     }
-    if functions:
-        changed = {**template, "Resources": {**known, **functions}}
-        _plain_update(resources, changed, parameters)
+    _plain_update(resources, {**template, "Resources": {**known, **earlier}}, parameters)
     _plain_update(resources, template, parameters)
 
 
@@ -152,6 +170,7 @@ def _resolve_parameters(
 
 
 _plain_resolve = CloudFormationBackend._resolve_update_parameters
+_plain_create = parsing.ResourceMap.create
 _plain_update = parsing.ResourceMap.update
 _plain_parse = Stack.parse_template
 _plain_apply = ChangeSet.apply
@@ -167,7 +186,14 @@ PATCHES: tuple[tuple[object, str, object], ...] = (
     (ChangeSet, "_parse_template", _parse_change_set),
     (ChangeSet, "apply", _apply),
     (parsing.ResourceMap, "update", _update),
+    (parsing.ResourceMap, "create", _create),
     (CloudFormationBackend, "_resolve_update_parameters", _resolve_parameters),
+    # On Fargate the task has memory; moto adds up that of containers, which need none.
+    (
+        EC2ContainerServiceBackend,
+        "_calculate_task_resource_requirements",
+        staticmethod(lambda _: {"CPU": 0, "MEMORY": 0, "PORTS": [], "PORTS_UDP": []}),
+    ),
     # moto's own mapping would run the function in Docker; the pump stands in for it.
     (Queue, "lambda_event_source_mappings", property(lambda _: {}, lambda *_: None)),
     # It would refuse what cfn-lint merely warns of; `make validate` lints.

@@ -70,7 +70,8 @@ def project_for(
         project = BakedProject(output / "statement-service")
         placeholder_zip(project)
         if answers["overflow"] == "fargate":
-            give_tasks(project, answers["deploy_target"])
+            subnets = ("subnet-0a1b", "subnet-2c3d")
+            give_tasks(project, answers["deploy_target"], "production", subnets, "sg-4e5f")
         return project
 
     return make

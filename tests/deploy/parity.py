@@ -84,18 +84,10 @@ def facts(template: Template, values: Mapping[str, str], only: str | None = None
         values: parameters and pseudo parameters that have a value, such as AWS::StackName.
         only: a logical id: no more than this resource's facts.
     """
-    held = {
-        name: holds(condition, values) for name, condition in template.get("Conditions", {}).items()
-    }
-
-    def existing(section: str) -> dict[str, Any]:
-        # A condition that is not defined is no reason to look away.
-        entries = template.get(section, {}).items()
-        return {name: each for name, each in entries if held.get(each.get("Condition"), True)}
-
+    held = conditions(template, values)
     resources = {
         name: resource
-        for name, resource in existing("Resources").items()
+        for name, resource in existing(template, "Resources", held).items()
         if not any(
             re.fullmatch(own.type, resource["Type"]) and re.fullmatch(own.path, name) for own in OWN
         )
@@ -109,8 +101,7 @@ def facts(template: Template, values: Mapping[str, str], only: str | None = None
         return f"${{{names.get(name, name)}{dot}{attribute}}}"
 
     def said(entry: Any) -> Iterator[tuple[str, Any]]:
-        given = {key: part for key, part in entry.items() if key != "Condition" or part not in held}
-        return leaves(ordered(plain(decided(given, held), text)))
+        return leaves(ordered(plain(decided(entry, held), text)))
 
     found: Facts = {}
     for logical_id, resource in resources.items():
@@ -120,12 +111,40 @@ def facts(template: Template, values: Mapping[str, str], only: str | None = None
                     found[f"{names[logical_id]}.{path}"] = value
     if only is not None:
         return found
-    for name, output in existing("Outputs").items():
+    for name, output in existing(template, "Outputs", held).items():
         if not any(own.type == "output" and re.fullmatch(own.path, name) for own in OWN):
             for path, value in said(output):
                 found[f"Outputs.{name}.{path}"] = value
     found["Description"] = template.get("Description")
     return found
+
+
+def settled(template: Template, values: Mapping[str, str]) -> Template:
+    """The template with its conditions worked out, as CloudFormation does with these values."""
+    held = conditions(template, values)
+    made = {
+        section: {
+            name: decided(entry, held) for name, entry in existing(template, section, held).items()
+        }
+        for section in ("Resources", "Outputs")
+    }
+    return {**template, **made}
+
+
+def conditions(template: Template, values: Mapping[str, str]) -> dict[str, bool]:
+    """Which of the template's conditions hold."""
+    return {
+        name: holds(condition, values) for name, condition in template.get("Conditions", {}).items()
+    }
+
+
+def existing(template: Template, section: str, held: Mapping[str, bool]) -> dict[str, Any]:
+    """The entries whose condition holds, without it; one that is not defined stays, to be seen."""
+    return {
+        name: {key: part for key, part in entry.items() if key != "Condition" or part not in held}
+        for name, entry in template.get(section, {}).items()
+        if held.get(entry.get("Condition"), True)
+    }
 
 
 def holds(condition: Any, values: Mapping[str, str]) -> bool:

@@ -119,8 +119,10 @@ def running(
         server.server_close()
 
 
-def as_event(received: list[dict[str, Any]]) -> dict[str, Any]:
-    """What SQS's ReceiveMessage gave, as Lambda hands it over."""
+def as_event(
+    received: list[dict[str, Any]], queue: str = "arn:aws:sqs:eu-central-1:123456789012:work"
+) -> dict[str, Any]:
+    """What SQS's ReceiveMessage gave, as Lambda hands it over; the queue by its ARN."""
     return {
         "Records": [
             {
@@ -130,7 +132,7 @@ def as_event(received: list[dict[str, Any]]) -> dict[str, Any]:
                 "attributes": message["Attributes"],
                 "messageAttributes": {},
                 "eventSource": "aws:sqs",
-                "eventSourceARN": "arn:aws:sqs:eu-central-1:123456789012:work",
+                "eventSourceARN": queue,
                 "awsRegion": "eu-central-1",
             }
             for message in received

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -42,14 +43,21 @@ def outputs(account: str, stack: str = STACK) -> dict[str, str]:
 
 
 @contextmanager
-def deployed_worker(account: str, project: BakedProject) -> Iterator[Function]:
-    """The built zip, with the handler, variables and timeout of the function that was deployed."""
+def deployed(account: str, project: BakedProject, output: str) -> Iterator[Function]:
+    """The built zip, with the handler, variables and timeout of a function that was deployed.
+
+    Args:
+        account: its address.
+        project: where the zip lies.
+        output: of the stack; names the function.
+    """
     function = client(account, "lambda").get_function_configuration(
-        FunctionName=outputs(account)["WorkerFunction"]
+        FunctionName=outputs(account)[output]
     )
     variables = function["Environment"]["Variables"] | NOWHERE | {"AWS_ENDPOINT_URL": account}
     # boto3 lies beside the runtime client on Lambda, and here in this environment.
     package = project.path / "build" / "unpacked"
+    shutil.rmtree(package, ignore_errors=True)
     zipfile.ZipFile(project.path / "build" / "lambda.zip").extractall(package)
-    with running(package, function["Handler"], variables, function["Timeout"]) as worker:
-        yield worker
+    with running(package, function["Handler"], variables, function["Timeout"]) as running_function:
+        yield running_function

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,8 +12,8 @@ from ..baking import BakedProject, Template, described
 from .aws import ACCOUNT, REGION
 from .conftest import TARGETS
 from .pump import as_event
-from .stage import STACK, client, deployed_worker, for_this_python, outputs
-from .tools import need_cdk, program, run
+from .stage import STACK, client, deployed, for_this_python, outputs
+from .tools import give_tasks, need_cdk, program, run
 
 pytestmark = [
     pytest.mark.slow,
@@ -28,68 +30,157 @@ def live_version(account: str) -> str:
     return str(alias["FunctionVersion"])
 
 
+class Deployment:
+    """A service, and the real tool that brings it to the account."""
+
+    def __init__(
+        self, template: Template, directory: Path, account: str, target: str, **answers: str
+    ) -> None:
+        process = template.cookiecutter(
+            directory, deploy_target=target, example="minimal", **answers
+        )
+        assert process.returncode == 0, described(process)
+        self.project = BakedProject(directory / "statement-service")
+        self.account = account
+        # osls speaks to S3 by paths, the others by host names, which 127.0.0.1 cannot have.
+        address = account.replace("localhost", "127.0.0.1") if target == "serverless" else account
+        self.environment = {
+            "DEPLOY_TOOL": program(PROGRAMS[target]),
+            "AWS_ENDPOINT_URL": address,
+            # moto fails where the CDK looks for an old change set.
+            "CDK_METHOD": "direct",
+            "CONFIRM": "dev",
+        }
+        for_this_python(self.project)
+        if target == "cdk":
+            need_cdk()
+            self.run(program("cdk"), "bootstrap", f"aws://{ACCOUNT}/{REGION}", directory=directory)
+
+    def run(self, *words: str, directory: Path | None = None) -> None:
+        process = run(*words, directory=directory or self.project.path, **self.environment)
+        print(process.stdout)
+        assert process.returncode == 0, described(process)
+
+    def make(self, verb: str) -> None:
+        self.run("make", verb, "STAGE=dev")
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_deploy_change_use_remove(
     target: str, account: str, template: Template, tmp_path: Path
 ) -> None:
-    if target == "cdk":
-        need_cdk()
-    # osls speaks to S3 by paths, the others by host names, which 127.0.0.1 cannot have.
-    address = account.replace("localhost", "127.0.0.1") if target == "serverless" else account
-    tool = {
-        "DEPLOY_TOOL": program(PROGRAMS[target]),
-        "AWS_ENDPOINT_URL": address,
-        # moto fails where the CDK looks for an old change set.
-        "CDK_METHOD": "direct",
-    }
-    process = template.cookiecutter(tmp_path, deploy_target=target, example="minimal")
-    assert process.returncode == 0, described(process)
-    project = BakedProject(tmp_path / "statement-service")
-    for_this_python(project)
-
-    def command(*words: str, directory: Path = project.path) -> None:
-        process = run(*words, directory=directory, **tool, CONFIRM="dev")
-        print(process.stdout)
-        assert process.returncode == 0, described(process)
-
-    if target == "cdk":
-        command(program("cdk"), "bootstrap", f"aws://{ACCOUNT}/{REGION}", directory=tmp_path)
-    command("make", "deploy", "STAGE=dev")
+    deployment = Deployment(template, tmp_path, account, target)
+    project = deployment.project
+    deployment.make("deploy")
     first = live_version(account)
+    a_dead_letter_is_parked(deployment)
 
-    # Changed code: a new version stands behind the alias.
+    # Changed code and switched on tasks: a new version stands behind the alias.
     jobs = project.path / "src" / "statement_service" / "core" / "jobs.py"
     jobs.write_text(jobs.read_text("utf-8").replace("Hello, ", "Good day, "), "utf-8")
-    command("make", "deploy", "STAGE=dev")
+    network = client(account, "ec2")
+    subnets = [subnet["SubnetId"] for subnet in network.describe_subnets()["Subnets"]]
+    group = network.describe_security_groups()["SecurityGroups"][0]["GroupId"]
+    give_tasks(project, target, "dev", subnets[:2], group)
+    deployment.make("deploy")
     assert int(live_version(account)) == int(first) + 1
 
-    a_message_is_processed(account, project)
+    a_message_is_processed(deployment, "Good day, Ada!")
+    a_dead_letter_becomes_a_task(deployment, subnets[:2])
 
-    command("make", "destroy", "STAGE=dev")
+    deployment.make("destroy")
     stacks = client(account, "cloudformation").list_stacks(StackStatusFilter=["CREATE_COMPLETE"])
     assert STACK not in [stack["StackName"] for stack in stacks["StackSummaries"]]
 
 
-def a_message_is_processed(account: str, project: BakedProject) -> None:
+def test_a_fifo_queue_is_deployed_and_used(
+    account: str, template: Template, tmp_path: Path
+) -> None:
+    deployment = Deployment(template, tmp_path, account, "serverless", queue_type="fifo")
+    deployment.make("deploy")
+    a_message_is_processed(deployment, "Hello, Ada!", MessageGroupId="g")
+
+
+def a_message_is_processed(deployment: Deployment, greeting: str, **group: str) -> None:
     """From the created queue through the built zip to the created bucket, ledger and all.
 
     A few lines stand in for the event source mapping.
     """
-    made = outputs(account)
-    sqs, s3 = client(account, "sqs"), client(account, "s3")
+    made = outputs(deployment.account)
+    sqs, s3 = client(deployment.account, "sqs"), client(deployment.account, "s3")
     queue = made["WorkQueueUrl"]
     body = '{"type": "greeting", "id": "g1", "name": "Ada"}'
-    sqs.send_message(QueueUrl=queue, MessageBody=body)
-    sqs.send_message(QueueUrl=queue, MessageBody='{"type": "greeting"}')
+    sqs.send_message(QueueUrl=queue, MessageBody=body, **group)
+    sqs.send_message(QueueUrl=queue, MessageBody='{"type": "greeting"}', **group)
     received = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10, AttributeNames=["All"])[
         "Messages"
     ]
     assert len(received) == 2
-    with deployed_worker(account, project) as worker:
-        assert worker(as_event(received)) == {"batchItemFailures": []}
+    known = len(records(deployment))
+    with deployed(deployment.account, deployment.project, "WorkerFunction") as worker:
+        assert worker(as_event(received, arn(sqs, queue))) == {"batchItemFailures": []}
     document = s3.get_object(Bucket=made["DocumentsBucket"], Key="g1.txt")["Body"].read()
-    assert document == b"Good day, Ada!\n"
-    records = s3.list_objects_v2(Bucket=made["RecordsBucket"])["Contents"]
-    assert len(records) == 1  # the malformed one, parked
-    (item,) = client(account, "dynamodb").scan(TableName=made["LedgerTable"])["Items"]
+    assert document.decode() == f"{greeting}\n"
+    assert len(records(deployment)) == known + 1  # the malformed one, parked
+    (item,) = client(deployment.account, "dynamodb").scan(TableName=made["LedgerTable"])["Items"]
     assert "completed" in item
+
+
+def arn(sqs: Any, queue: str) -> str:
+    attributes = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])
+    return str(attributes["Attributes"]["QueueArn"])
+
+
+def records(deployment: Deployment) -> dict[str, dict[str, Any]]:
+    """The dead-letter records in the created bucket, by message id."""
+    s3, bucket = client(deployment.account, "s3"), outputs(deployment.account)["RecordsBucket"]
+    found = s3.list_objects_v2(Bucket=bucket, Delimiter="/").get("Contents", ())
+    return {
+        each["Key"].removesuffix(".json"): json.loads(
+            s3.get_object(Bucket=bucket, Key=each["Key"])["Body"].read()
+        )
+        for each in found
+    }
+
+
+def dispatched(deployment: Deployment) -> dict[str, Any]:
+    """The record of a message that SQS dead-letters, once the dispatcher has taken it."""
+    made, sqs = outputs(deployment.account), client(deployment.account, "sqs")
+    queue, dead = made["WorkQueueUrl"], made["DeadLetterQueueUrl"]
+    sent = sqs.send_message(QueueUrl=queue, MessageBody='{"type": "greeting", "id": "slow"}')
+    for _ in range(6):  # five deliveries are permitted
+        sqs.receive_message(QueueUrl=queue, VisibilityTimeout=0)
+    received = sqs.receive_message(QueueUrl=dead, AttributeNames=["All"])["Messages"]
+    assert [message["MessageId"] for message in received] == [sent["MessageId"]]
+    received[0]["Attributes"]["DeadLetterQueueSourceArn"] = arn(sqs, queue)  # as AWS has it
+    with deployed(deployment.account, deployment.project, "DispatcherFunction") as dispatcher:
+        assert dispatcher(as_event(received, arn(sqs, dead))) == {"batchItemFailures": []}
+    sqs.delete_message(QueueUrl=dead, ReceiptHandle=received[0]["ReceiptHandle"])
+    return records(deployment)[sent["MessageId"]]
+
+
+def a_dead_letter_is_parked(deployment: Deployment) -> None:
+    """Without subnets there are no tasks, nor what they would need."""
+    record = dispatched(deployment)
+    assert (record["state"], record["reason"]) == ("parked", "no_runner")
+    assert client(deployment.account, "ecs").list_clusters()["clusterArns"] == []
+
+
+def a_dead_letter_becomes_a_task(deployment: Deployment, subnets: list[str]) -> None:
+    """The created definition is run on the created cluster, in a subnet that was given."""
+    record = dispatched(deployment)
+    assert record["state"] == "waiting"
+    ecs, cluster = client(deployment.account, "ecs"), outputs(deployment.account)["OverflowCluster"]
+    (task,) = ecs.list_tasks(cluster=cluster)["taskArns"]
+    (task,) = ecs.describe_tasks(cluster=cluster, tasks=[task])["tasks"]
+    (overrides,) = task["overrides"]["containerOverrides"]
+    pointer = {each["name"]: each["value"] for each in overrides["environment"]}
+    assert pointer["OVERFLOW_RECORD"] == record["message_id"]
+    (attachment,) = task["attachments"]
+    details = {each["name"]: each["value"] for each in attachment["details"]}
+    assert details["subnetId"] in subnets
+    definition = ecs.describe_task_definition(taskDefinition=task["taskDefinitionArn"])
+    (container,) = definition["taskDefinition"]["containerDefinitions"]
+    repository = outputs(deployment.account)["ImageRepository"]
+    assert container["image"].partition(":")[0] == repository.partition(":")[0]
+    assert container["readonlyRootFilesystem"] is True

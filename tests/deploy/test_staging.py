@@ -13,7 +13,7 @@ import pytest
 
 from ..baking import BakedProject, Template, described
 from .pump import pumping
-from .stage import STACK, client, deployed_worker, for_this_python, outputs
+from .stage import STACK, client, deployed, for_this_python, outputs
 from .tools import run, samconfig_parameters, translated
 
 pytestmark = [
@@ -68,7 +68,7 @@ def test_the_scenarios_pass_in_a_stage(
 
     queue = outputs(account)["WorkQueueUrl"]
     with (
-        deployed_worker(account, project) as worker,
+        deployed(account, project, "WorkerFunction") as worker,
         pumping(client(account, "sqs"), queue, worker),
     ):
         process = run(

@@ -23,31 +23,8 @@ PLACES = (
     CACHE / "node" / "bin",
     Path(sys.executable).parent,
 )
-# Stages as the projects have them; here production has subnets where there is overflow.
+# Stages as the projects have them.
 STAGES = ("dev", "production")
-SUBNETS, SECURITY_GROUPS = ("subnet-0a1b", "subnet-2c3d"), ("sg-4e5f",)
-# How each target is told so: the file, a text in it, and what follows it then.
-TASKS = {
-    "sam": (
-        "deploy/samconfig.toml",
-        '"Stage=production",\n',
-        f'    "Subnets={",".join(SUBNETS)}",\n    "SecurityGroups={",".join(SECURITY_GROUPS)}",\n'
-        '    "PublicIp=true",\n    "TaskCpu=2048",\n    "TaskMemory=4096",\n',
-    ),
-    "cdk": (
-        "deploy/stages.py",
-        'Stage("production"',
-        f", subnets={SUBNETS}, security_groups={SECURITY_GROUPS}, public_ip=True"
-        ", task_cpu=2048, task_memory=4096",
-    ),
-    "serverless": (
-        "deploy/serverless.yml",
-        "    trafficShift: AllAtOnce\n  staging:\n    trafficShift: AllAtOnce\n",
-        f"  production:\n    subnets: {','.join(SUBNETS)}\n"
-        f"    securityGroups: {','.join(SECURITY_GROUPS)}\n"
-        '    publicIp: "true"\n    taskCpu: "2048"\n    taskMemory: "4096"\n',
-    ),
-}
 # What a developer's machine may have set, and what no test may reach.
 NOWHERE = {
     "AWS_ACCESS_KEY_ID": "testing",
@@ -80,9 +57,31 @@ def need_cdk() -> None:
         pytest.skip("aws-cdk-lib is not installed (make deploy-tools)")
 
 
-def give_tasks(project: BakedProject, target: str) -> None:
-    """Switch the overflow's tasks on for production, as a team would: in its stage's settings."""
-    name, place, settings = TASKS[target]
+def give_tasks(
+    project: BakedProject, target: str, stage: str, subnets: Sequence[str], group: str
+) -> None:
+    """Switch the overflow's tasks on, as a team would: in the settings of the stage."""
+    joined = ",".join(subnets)
+    name, place, settings = {
+        "sam": (
+            "deploy/samconfig.toml",
+            f'    "Stage={stage}",\n',
+            f'    "Subnets={joined}",\n    "SecurityGroups={group}",\n    "PublicIp=true",\n'
+            '    "TaskCpu=2048",\n    "TaskMemory=4096",\n',
+        ),
+        "cdk": (
+            "deploy/stages.py",
+            f'Stage("{stage}"',
+            f", subnets={tuple(subnets)}, security_groups=({group!r},), public_ip=True"
+            ", task_cpu=2048, task_memory=4096",
+        ),
+        "serverless": (
+            "deploy/serverless.yml",
+            f"  {stage}:\n",
+            f"    subnets: {joined}\n    securityGroups: {group}\n"
+            '    publicIp: "true"\n    taskCpu: "2048"\n    taskMemory: "4096"\n',
+        ),
+    }[target]
     text = project.read(name)
     assert text.count(place) == 1, place
     (project.path / name).write_text(text.replace(place, place + settings), encoding="utf-8")
