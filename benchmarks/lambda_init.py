@@ -144,7 +144,7 @@ def run(lab: Lab) -> Result:
         samples = lab.rounds(variants, result.notes)
     result.rows = rows_of(samples, METRICS, (OURS, OURS_BOTO3))
     result.notes += [
-        "Every variant runs from a directory with what its zip would hold, compiled; the job is the "
+        "Every peer runs from a directory with what its zip would hold, compiled; the job is the "
         "same everywhere, the claim in a ledger included.",
         f"“{OURS}” has the Redis ledger on its path for the local rows; “{OURS_BOTO3}” is the "
         "package exactly as it ships. The job over boto3 includes moto's time to answer.",
@@ -167,7 +167,8 @@ def _over_redis(
     functions = {FLOOR: peer("json_floor")}
 
     root, overlay = base / "minimal", base / "overlay"
-    packages.service(lab.baked("minimal"), root)
+    size = packages.built(lab.baked("minimal"), root)
+    notes.append(f"“{OURS}” is what `make build` made, unpacked: a zip of {size:,} bytes.")
     packages.local_sqs(lab.baked("minimal"), overlay)
     variables = {
         "QUEUE_URL": f"redis://{HOST}:{port}/greetings",
@@ -192,7 +193,7 @@ def _over_boto3(lab: Lab, base: Path, python: Path, url: str) -> dict[str, Funct
     aws = {**AWS_VARIABLES, "AWS_ENDPOINT_URL": url}
     floor = _task_root(base / "json_floor_boto3", "json_floor", "boto3_effects.py")
     ours = base / "minimal_boto3"
-    packages.service(lab.baked("minimal"), ours)
+    shutil.copytree(base / "minimal", ours)
     variables = {
         **aws,
         "QUEUE_URL": f"{url}/123456789012/greetings",

@@ -7,10 +7,13 @@ nothing is fetched and no variant is slower for want of .pyc files.
 from __future__ import annotations
 
 import compileall
+import os
+import platform
 import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -18,7 +21,7 @@ from py_compile import PycInvalidationMode
 
 from packaging.requirements import Requirement
 
-from benchmarks.lab import Unavailable
+from benchmarks.lab import ROOT, Unavailable
 
 
 def closure(names: Iterable[str]) -> list[metadata.Distribution]:
@@ -60,25 +63,34 @@ def compile_all(target: Path) -> None:
     )
 
 
-def service(project: Path, target: Path) -> None:
-    """What a baked service ships, as its tools/build.py packs it: the service, lambda_shim, msgspec."""
-    source = next(path.parent for path in (project / "src").glob("*/shims"))
-    local_only = local_only_files(project / "tools" / "build.py")
-    ignore = shutil.ignore_patterns("__pycache__", "py.typed", *local_only)
-    shutil.copytree(source, target / source.name, ignore=ignore)
-    shim = project / "vendor" / "lambda_shim" / "lambda_shim"
-    shutil.copytree(shim, target / shim.name, ignore=ignore)
-    install(target, "msgspec")
-    compile_all(target)
+def built(project: Path, target: Path) -> int:
+    """Unpack the zip that a baked service's own build makes, for this interpreter and machine.
 
-
-def local_only_files(build: Path) -> set[str]:
-    """Which of the service's files its build leaves out."""
-    namespace: dict[str, object] = {"__name__": "build", "__file__": str(build)}
-    exec(compile(build.read_text(), build, "exec"), namespace)
-    names = namespace["LOCAL_ONLY"]
-    assert isinstance(names, set)
-    return names
+    Returns the zip's size in bytes. Raises Unavailable where the build cannot run, for want of uv or
+    of the package index.
+    """
+    uv = shutil.which("uv") or str(ROOT / ".cache" / "uv" / "bin" / "uv")
+    build = project / "tools" / "build.py"
+    text = build.read_text(encoding="utf-8")
+    here = {
+        "PYTHON": f"{sys.version_info.major}.{sys.version_info.minor}",
+        "ARCHITECTURE": {"aarch64": "arm64"}.get(platform.machine(), platform.machine()),
+    }
+    for name, value in here.items():
+        text = re.sub(rf'(?m)^{name} = ".*"', f'{name} = "{value}"', text)
+    build.write_text(text, encoding="utf-8")
+    process = subprocess.run(
+        [sys.executable, str(build)],
+        env=os.environ | {"UV": uv},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if process.returncode:
+        raise Unavailable(f"the service cannot be built here: {process.stdout[-300:]}")
+    archive = project / "build" / "lambda.zip"
+    zipfile.ZipFile(archive).extractall(target)
+    return archive.stat().st_size
 
 
 def local_sqs(project: Path, target: Path) -> None:
