@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -659,6 +660,13 @@ def test_exit_without_stop_leaves_nothing(state: State, supervisor: str) -> None
     state.expect_nothing_left()
 
 
+# What asks instead of /proc; a Mac has both.
+portable = pytest.mark.skipif(
+    not (shutil.which("ps") and shutil.which("sysctl")), reason="needs ps and sysctl (procps)"
+)
+
+
+@portable
 def test_portable_path_leaves_nothing(
     launch: Launch, state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -680,6 +688,7 @@ def test_portable_path_leaves_nothing(
     state.expect_nothing_left()
 
 
+@portable
 def test_portable_kill_9_of_the_launcher(
     launcher: StartLauncher, state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
