@@ -6,9 +6,15 @@ As in `function`, a body is JSON: `name`, and `do`, what to do at its first, sec
 import json
 import os
 import time
+import traceback  # noqa: F401
+from datetime import UTC, datetime  # noqa: F401
 from types import SimpleNamespace
 from typing import Any
 
+# What the guard's moment needs is there before: on a busy machine the last tenth of the time is short.
+import lambda_shim.pointers
+import lambda_shim.records
+import lambda_shim.sqs  # noqa: F401
 from lambda_shim.batch import SqsHandler
 from lambda_shim.contract import Reject, Retry
 
