@@ -52,9 +52,10 @@ def test_only_files_have_conditional_names() -> None:
     assert {name for name in names if "{" in name} == placeholders
 
 
-def test_each_variant_of_a_file_belongs_to_one_answer() -> None:
-    """The name of a file says which answer it belongs to; nothing else decides."""
-    shape = re.compile(r"\{\{'[\w.-]+' if cookiecutter\.\w+ == '\w+'\}\}")
+def test_each_variant_of_a_file_belongs_to_its_answers() -> None:
+    """The name of a file says which answers it belongs to; nothing else decides."""
+    answer = r"cookiecutter\.\w+ == '\w+'"
+    shape = re.compile(rf"\{{\{{'[\w.-]+' if {answer}( and {answer})*\}}\}}")
     answers = "{{_copier_conf.answers_file if _copier_conf is defined}}"
     conditional = [path.name for path in FILES if "{" in path.name and path.name != answers]
     assert not [name for name in conditional if not shape.fullmatch(name)]

@@ -199,6 +199,10 @@ class LocalService(Service):
         """Stop the dispatcher, so that a dead letter can be looked at."""
         self.group["dispatcher"].stop()
 
+    def dispatcher_log(self) -> str:
+        """Of the function, whether it was invoked for messages or, by the task agent, for events."""
+        return self.group["dispatcher"].log() + self.group["tasks"].log()
+
     def wait_taken_up(self, patience: float = PATIENCE) -> DeadLetterRecord:
         """The first record that a task runs.
 

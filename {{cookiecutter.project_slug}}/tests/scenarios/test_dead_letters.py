@@ -8,7 +8,10 @@ import pytest
 from {{ cookiecutter.__package_name }}.shims import dead_letters_cli
 
 from .. import example
+from .rings import needs
 from .service import LocalService, wait_until
+
+pytestmark = needs("processes")
 
 Capture = pytest.CaptureFixture[str]
 

@@ -197,6 +197,8 @@ def effects_before_and_after_a_redrive(service: LocalService) -> tuple[list[Any]
         sent = service.send(example.message())
         for delivery in range(1, MAX_RECEIVE_COUNT + 1):
             service.wait_fault_met(delivery)
+            # The job itself is not over when its delivery meets the switch.
+            service.wait_worker_says("Runtime exited", delivery)
             service.pass_visibility_timeout()
         wait_until(lambda: service.dead_letter_queue.stats().ready == 1, "the dead letter")
     before = example.effects(service)
