@@ -1,10 +1,12 @@
 """Rings: where scenarios run, and what a scenario may need that not every ring has.
 
-A scenario says what it needs, ``@needs("clock")``, and is skipped, with the sentence below, where
-the ring cannot give it. The run ends with the names of all that were skipped.
+A scenario says what it needs beyond what a `Service` has, ``@needs("clock")``, and is skipped, with
+the sentence below, where the ring cannot give it. The run ends with the names of all that were skipped.
 """
 
 import pytest
+
+from .service import LocalService
 
 RINGS = {
     "local": "forked environments, the queue on Redis",
@@ -27,11 +29,14 @@ needs = pytest.mark.needs
 
 
 def needed(node: pytest.Item) -> list[str]:
-    """What a scenario has said it needs, by its markers."""
+    """What a scenario has said it needs: by its markers, and by taking a `LocalService`."""
     found = [need for marker in node.iter_markers("needs") for need in marker.args]
     for marker in node.iter_markers("service"):
         faulty = ("handler", "runner")
         found += ["faults" if name in faulty else "numbers" for name in marker.kwargs]
+    function = getattr(node, "function", None)
+    if not found and getattr(function, "__annotations__", {}).get("service") is LocalService:
+        found.append("processes")
     if unknown := set(found) - set(STAGE_LACKS):
         raise ValueError(f"{node.nodeid} needs {unknown}, which tests/scenarios/rings.py lacks")
     return found
