@@ -107,7 +107,8 @@ class Service:
         task = self.task()
         variables = task["overrides"]["containerOverrides"][0]["environment"]
         environ = {each["name"]: each["value"] for each in variables}
-        status = main({**environ, "RECORDS_URL": RECORDS_URL}, self.load)
+        environ |= {"RECORDS_URL": RECORDS_URL, "OVERFLOW_LIMITS": '{"run_wait": 0}'}
+        status = main(environ, self.load)
         self.ecs.stop_task(cluster="overflow", task=task["taskArn"])
         container = {"name": "runner", "exitCode": status}
         detail = {**task, "lastStatus": "STOPPED", "containers": [container]}
