@@ -69,7 +69,7 @@ def project_for(
         assert process.returncode == 0, described(process)
         project = BakedProject(output / "statement-service")
         placeholder_zip(project)
-        if answers["overflow"] == "fargate":
+        if answers.get("overflow") == "fargate":
             subnets = ("subnet-0a1b", "subnet-2c3d")
             give_tasks(project, answers["deploy_target"], "production", subnets, "sg-4e5f")
         return project

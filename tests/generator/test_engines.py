@@ -28,7 +28,11 @@ AWKWARD = {
 DEPLOYED = {"sam": "template.yaml", "cdk": "names.py", "serverless": "serverless.yml"}
 SHORT = {"project_name": "yes", "project_slug": "a", "description": "0x1F", "owner": "1e3"}
 ANSWERS = [
-    *combinations(CHOICES),
+    # Without a workflow a tree has one file less; nothing else depends on that answer.
+    *(
+        pytest.param(answers, marks=pytest.mark.slow if answers["ci"] == "none" else ())
+        for answers in combinations(CHOICES)
+    ),
     *(
         {**texts, **files}
         for texts in (AWKWARD, SHORT)
