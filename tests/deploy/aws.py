@@ -124,12 +124,18 @@ def _apply(change_set: ChangeSet) -> None:
 
 
 def _settled(template: dict[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Conditions decided once: moto overlooks resources that come or go with them."""
+    """Conditions decided once: moto overlooks resources that come or go with them.
+
+    Those of a tool's own stack may be of other kinds; they stay moto's.
+    """
     if "Conditions" not in template:
         return template
     given = template.get("Parameters", {}).items()
     defaults = {name: parameter.get("Default") for name, parameter in given}
-    return settled(template, {**defaults, **parameters})
+    try:
+        return settled(template, {**defaults, **parameters})
+    except ValueError:
+        return template
 
 
 def _create(resources: parsing.ResourceMap, template: dict[str, Any]) -> bool:
@@ -152,7 +158,8 @@ def _update(
         if resource["Type"] == "AWS::Lambda::Function"
         or (name not in known and resource["Type"] != "AWS::Lambda::Version")
     }
-    _plain_update(resources, {**template, "Resources": {**known, **earlier}}, parameters)
+    if known:
+        _plain_update(resources, {**template, "Resources": {**known, **earlier}}, parameters)
     _plain_update(resources, template, parameters)
 
 

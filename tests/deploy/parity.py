@@ -148,16 +148,26 @@ def existing(template: Template, section: str, held: Mapping[str, bool]) -> dict
 
 
 def holds(condition: Any, values: Mapping[str, str]) -> bool:
-    """Whether a condition of a template holds, with these values of its parameters."""
+    """Whether a condition of a template holds, with these values of its parameters.
+
+    Raises ValueError for kinds of conditions that services do not have.
+    """
     match condition:
         case {"Fn::Equals": [one, other]}:
-            one, other = (
-                values.get(x["Ref"], x) if isinstance(x, dict) else x for x in (one, other)
-            )
-            return bool(one == other)
+            return bool(operand(one, values) == operand(other, values))
         case {"Fn::Not": [inner]}:
             return not holds(inner, values)
     raise ValueError(f"not a condition that is known here: {condition!r}")
+
+
+def operand(value: Any, values: Mapping[str, str]) -> Any:
+    """What is compared in a condition: a text, or a parameter's value."""
+    match value:
+        case str():
+            return value
+        case {"Ref": name}:
+            return values.get(name, value)
+    raise ValueError(f"not an operand that is known here: {value!r}")
 
 
 NOTHING = {"Ref": "AWS::NoValue"}

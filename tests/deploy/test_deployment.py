@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Tried to parse .* but it's not supported by moto"),
 ]
 
+ENGINE = Path(__file__).with_name("engine.py")
 PROGRAMS = {"sam": "sam", "cdk": "cdk", "serverless": "osls"}
 
 
@@ -50,6 +52,7 @@ class Deployment:
             # moto fails where the CDK looks for an old change set.
             "CDK_METHOD": "direct",
             "CONFIRM": "dev",
+            "ENGINE": f"{sys.executable} {ENGINE}",
         }
         for_this_python(self.project)
         if target == "cdk":
@@ -82,6 +85,7 @@ def test_deploy_change_use_remove(
     subnets = [subnet["SubnetId"] for subnet in network.describe_subnets()["Subnets"]]
     group = network.describe_security_groups()["SecurityGroups"][0]["GroupId"]
     give_tasks(project, target, "dev", subnets[:2], group)
+    deployment.make("push")
     deployment.make("deploy")
     assert int(live_version(account)) == int(first) + 1
 
@@ -181,6 +185,10 @@ def a_dead_letter_becomes_a_task(deployment: Deployment, subnets: list[str]) -> 
     assert details["subnetId"] in subnets
     definition = ecs.describe_task_definition(taskDefinition=task["taskDefinitionArn"])
     (container,) = definition["taskDefinition"]["containerDefinitions"]
-    repository = outputs(deployment.account)["ImageRepository"]
-    assert container["image"].partition(":")[0] == repository.partition(":")[0]
-    assert container["readonlyRootFilesystem"] is True
+    repository, _, tag = container["image"].rpartition(":")
+    assert repository == outputs(deployment.account)["ImageRepository"]
+    # What was pushed is what the task runs.
+    (image,) = client(deployment.account, "ecr").describe_images(
+        repositoryName=repository.partition("/")[2]
+    )["imageDetails"]
+    assert image["imageTags"] == [tag]

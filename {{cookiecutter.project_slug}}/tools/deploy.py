@@ -17,6 +17,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+{% if cookiecutter.overflow == 'fargate' -%}
+from .push import tag_to_deploy
+{% endif -%}
 from .target import DIRECTORY, TOOL, deploy_command, destroy_command
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -53,10 +56,17 @@ def main(arguments: list[str]) -> int:
             print(f"Deploys stack {SERVICE}-{stage} with {TOOL} ({place()}).")
             print(f"Code: {len(code):,} bytes, SHA-256 {hashlib.sha256(code).hexdigest()}.")
             print("A new version of the worker takes over as the stage's traffic shift says.")
+{%- if cookiecutter.overflow == 'fargate' %}
+            command = deploy_command(stage, tag_to_deploy(stage))
+{%- else %}
             command = deploy_command(stage)
+{%- endif %}
         case ["destroy", stage]:
             print(f"Destroys stack {SERVICE}-{stage} with {TOOL} ({place()}):")
             print("its queues with every message in them, functions, alarms and logs.")
+{%- if cookiecutter.overflow == 'fargate' %}
+            print("The overflow's tasks and images go too; stop running tasks before.")
+{%- endif %}
             print("The buckets and the ledger table stay, and are yours to delete.")
             if not confirmed(stage):
                 return 1
