@@ -23,7 +23,9 @@ from moto.cloudformation.models import (
     cloudformation_backends,
 )
 from moto.core.common_models import CloudFormationModel
+from moto.ecr.models import Repository, ecr_backends
 from moto.ecs.models import EC2ContainerServiceBackend
+from moto.moto_api._internal.models import moto_api_backend
 from moto.server import ThreadedMotoServer
 from moto.sqs.models import Queue
 
@@ -94,6 +96,15 @@ def _version_attribute(version: LambdaVersion, name: str) -> str:
     return str(version.version)
 
 
+def _make_queue(
+    name: str, cloudformation_json: dict[str, Any], account_id: str, region_name: str, **_: Any
+) -> Queue:
+    """The names that CloudFormation makes up for FIFO queues end as they must."""
+    ending = ".fifo" if cloudformation_json["Properties"].get("FifoQueue") else ""
+    made: Queue = _plain_make_queue(name + ending, cloudformation_json, account_id, region_name)
+    return made
+
+
 def _parse(template: str) -> dict[str, Any]:
     """A template as CloudFormation works with it: SAM's transform done."""
     parsed: dict[str, Any] = _plain_parse(template)
@@ -158,7 +169,7 @@ def _update(
         if resource["Type"] == "AWS::Lambda::Function"
         or (name not in known and resource["Type"] != "AWS::Lambda::Version")
     }
-    if known:
+    if any(name in known for name in earlier):
         _plain_update(resources, {**template, "Resources": {**known, **earlier}}, parameters)
     _plain_update(resources, template, parameters)
 
@@ -177,6 +188,7 @@ def _resolve_parameters(
 
 
 _plain_resolve = CloudFormationBackend._resolve_update_parameters
+_plain_make_queue = Queue.create_from_cloudformation_json
 _plain_create = parsing.ResourceMap.create
 _plain_update = parsing.ResourceMap.update
 _plain_parse = Stack.parse_template
@@ -195,6 +207,15 @@ PATCHES: tuple[tuple[object, str, object], ...] = (
     (parsing.ResourceMap, "update", _update),
     (parsing.ResourceMap, "create", _create),
     (CloudFormationBackend, "_resolve_update_parameters", _resolve_parameters),
+    (Queue, "create_from_cloudformation_json", staticmethod(_make_queue)),
+    # The stack's repository says EmptyOnDelete.
+    (
+        Repository,
+        "delete",
+        lambda it, account, region: ecr_backends[account][region].delete_repository(
+            it.name, force=True
+        ),
+    ),
     # On Fargate the task has memory; moto adds up that of containers, which need none.
     (
         EC2ContainerServiceBackend,
@@ -218,6 +239,7 @@ def aws() -> Iterator[str]:
             cached.cache_clear()
         server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         server.start()
+        moto_api_backend.reset()  # what an earlier one, which failed perhaps, has left behind
         try:
             yield f"http://localhost:{server.get_host_and_port()[1]}"
         finally:

@@ -17,6 +17,7 @@ def main(arguments: list[str]) -> None:
                 repositoryName=place.partition("/")[2],
                 imageTag=tag,
                 imageManifest='{"schemaVersion": 2}',
+                imageManifestMediaType="application/vnd.oci.image.manifest.v1+json",
             )
         case ["build" | "tag", *_]:
             pass
