@@ -9,13 +9,10 @@ import pytest
 
 from ..baking import BakedProject, Template, described, git, path_without
 
-# Both supervisors on the system's Redis; then a machine that has neither Redis nor runit.
-SYSTEMS = {
-    "runit": {"PROCGROUP_SUPERVISOR": "runit"},
-    "builtin": {"PROCGROUP_SUPERVISOR": "builtin"},
-    "neither": {},
-}
-NEEDED = {"runit": ["redis-server", "runsv"], "builtin": ["redis-server"], "neither": []}
+# Everything under runit, on the system's Redis; then a machine that has neither: the built-in
+# supervisor and the server of a Python package.
+SYSTEMS = {"runit": {"PROCGROUP_SUPERVISOR": "runit"}, "neither": {}}
+NEEDED = {"runit": ["redis-server", "runsv"], "neither": []}
 ABSENT = ("redis-server", "valkey-server", "runsv", "runsvdir", "sv", "chpst")
 
 
