@@ -39,9 +39,6 @@ def create(account: str, project: BakedProject) -> None:
     client(account, "s3").put_object(Bucket="bucket", Key="key", Body=archive.read_bytes())
     values = samconfig_parameters(project, "dev")
     template = translated(project, "dev")
-    for name, resource in template["Resources"].items():
-        if resource["Properties"].get("FifoQueue"):  # CloudFormation names it so by itself
-            resource["Properties"]["QueueName"] = f"{name}.fifo"
     client(account, "cloudformation").create_stack(
         StackName=STACK,
         TemplateBody=json.dumps(template),
