@@ -190,7 +190,7 @@ class Role(RoleInfo):
         """
         self._control("stop", timeout)
 
-    def start(self, timeout: float = 10.0) -> None:
+    def start(self, timeout: float = 30.0) -> None:
         """Start a stopped or given-up role and wait until it is ready. Raises NotReady."""
         self._control("start", timeout)
 
@@ -198,26 +198,26 @@ class Role(RoleInfo):
         """`stop`, then `start`: returns when the role is ready again, on the same ports."""
         self._control("restart", timeout)
 
-    def kill(self, timeout: float = 10.0) -> None:
+    def kill(self, timeout: float = 30.0) -> None:
         """SIGKILL the main process; returns when it is dead. The supervisor starts it again."""
         self._control("kill", timeout)
 
     def pause(self) -> None:
         """SIGSTOP the whole process group, until `resume`; returns when the main process stands."""
-        self._control("pause", 10.0)
+        self._control("pause", 30.0)
 
     def resume(self) -> None:
         """SIGCONT the whole process group."""
-        self._control("resume", 10.0)
+        self._control("resume", 30.0)
 
     def signal(self, number: int | signal.Signals) -> bool:
         """Send a signal to the main process alone; False when there is none."""
         sent: bool = self._group._call(
-            "signal", 10.0, role=self.name, replica=self.replica, number=int(number)
+            "signal", 30.0, role=self.name, replica=self.replica, number=int(number)
         )
         return sent
 
-    def wait_ready(self, timeout: float = 10.0) -> None:
+    def wait_ready(self, timeout: float = 30.0) -> None:
         """Wait until the role is ready. Raises NotReady after `timeout` seconds."""
         self._control("wait_ready", timeout)
 
@@ -320,7 +320,7 @@ class ProcessGroup:
         *,
         state_dir: str | os.PathLike[str] | None = None,
         supervisor: str | None = None,
-        timeout: float = 10.0,
+        timeout: float = 30.0,
         detach: bool = False,
         again: bool = True,
     ) -> ProcessGroup:
@@ -494,7 +494,7 @@ class ProcessGroup:
 
     def status(self) -> list[dict[str, Any]]:
         """The keeper's view of every replica; see `Role.status`."""
-        reports: list[dict[str, Any]] = self._call("status", 10.0)
+        reports: list[dict[str, Any]] = self._call("status", 30.0)
         return reports
 
     def _call(self, name: str, limit: float, /, **arguments: Any) -> Any:

@@ -58,7 +58,7 @@ def acquire(
     user: str = "",
     state_dir: str | os.PathLike[str] | None = None,
     supervisor: str | None = None,
-    timeout: float = 10.0,
+    timeout: float = 30.0,
 ) -> KeptGroup:
     """Take up the group that an earlier run left for the same purpose, or launch one.
 
