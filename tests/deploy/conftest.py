@@ -97,6 +97,7 @@ def cloudformation(project_for: Callable[..., BakedProject]) -> Make:
     return make
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist, which reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of one file share what they render; only deployments share nothing (`loadgroup`)."""
     for item in items:

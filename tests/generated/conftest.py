@@ -24,11 +24,3 @@ def service(
     project = BakedProject(output / "statement-service")
     commit_all(project.path, "Start from the template")
     return project
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one service stay together and in order, whatever runs beside them."""
-    for item in items:
-        callspec = getattr(item, "callspec", None)
-        kind = callspec.params.get("service") if callspec else None
-        item.add_marker(pytest.mark.xdist_group(str(kind or item.nodeid)))

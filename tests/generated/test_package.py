@@ -86,6 +86,8 @@ def test_validate(service: BakedProject) -> None:
 @pytest.mark.slow
 def test_validate_finds_what_sam_alone_overlooks(service: BakedProject) -> None:
     """A reference that nothing defines, inside a rollout: seen only after translation."""
+    if not service.has_file("src/statement_service/adapters/pdf.py"):
+        pytest.skip("once is enough: the rollout is the same in every example")
     template = service.path / "deploy" / "template.yaml"
     sound = template.read_text(encoding="utf-8")
     broken = sound.replace("Alarms: [!Ref VersionFailed", "Alarms: [!Ref NoSuch")

@@ -204,7 +204,7 @@ class Mapping:
     def environments(self) -> list[int]:
         """Process ids of the living environments."""
         pid = self.process.pid
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             return [
                 int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
             ]

@@ -20,7 +20,7 @@ BOTH = pytest.mark.parametrize("environments", ["fork", "runtime"])
 def _alive(pid):
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except FileNotFoundError:
+    except OSError:
         return False
     return state != "Z"
 

@@ -303,7 +303,7 @@ def holds(pid: int, sockets: Collection[str]) -> bool | None:
     """Whether a process has one of the sockets open; None when that is not for us to see."""
     try:
         descriptors = os.listdir(f"/proc/{pid}/fd")
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
     except OSError:
         return None
