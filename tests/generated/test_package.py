@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
@@ -15,10 +15,40 @@ NEVER_SHIPS = ("procgroup", "local_sqs", "local_redis", "blueprints", "tests/", 
 
 
 def built(service: BakedProject) -> Path:
+    """The package; what is said of its bytecode is true of whichever interpreter builds it."""
     process = service.run("make", "build")
     assert process.returncode == 0, described(process)
     assert re.search(r"build/lambda\.zip: \d+\.\d\d MB", process.stdout)
-    return service.path / "build" / "lambda.zip"
+    archive = service.path / "build" / "lambda.zip"
+    runtime, have = runtime_of(service), interpreter_of(service)
+    cost = (
+        f"Built with Python {have}, so without the .pyc files of Python {runtime}: "
+        "cold starts take about twice as long."
+    )
+    sources: set[str] = set()
+    compiled: set[str] = set()
+    for name in map(PurePosixPath, zipfile.ZipFile(archive).namelist()):
+        if name.suffix == ".py":
+            sources.add(f"{name.parent}/{name.stem}")
+        elif name.suffix == ".pyc":
+            assert name.stem.endswith(f".cpython-{runtime.replace('.', '')}"), name
+            compiled.add(f"{name.parent.parent}/{name.stem.partition('.')[0]}")
+    assert compiled == (sources if have == runtime else set())
+    said = [line for line in process.stdout.splitlines() if "cold start" in line]
+    assert said == ([] if have == runtime else [cost])
+    return archive
+
+
+def runtime_of(service: BakedProject) -> str:
+    """The Python that the package is for."""
+    (found,) = re.findall(r'(?m)^PYTHON = "(.*)"', service.read("tools/build.py"))
+    return str(found)
+
+
+def interpreter_of(service: BakedProject) -> str:
+    """The Python of the service's environment, which `make setup` has made."""
+    code = "import sys; print(*sys.version_info[:2], sep='.')"
+    return service.run(".venv/bin/python", "-c", code).stdout.strip()
 
 
 def test_only_what_ships_is_in_the_package(service: BakedProject) -> None:
@@ -42,18 +72,14 @@ def test_the_package_of_the_minimal_example_is_small(service: BakedProject) -> N
 
 
 def test_the_scenarios_run_out_of_the_package(service: BakedProject) -> None:
-    """On the runtime client, with the package built for the interpreter at hand."""
+    """On the runtime client, with the package built for the interpreter at hand: with bytecode."""
     if not service.has_file("src/statement_service/adapters/pdf.py"):
         pytest.skip("one example is enough: this one has more libraries")
     build = service.path / "tools" / "build.py"
     sound = build.read_text(encoding="utf-8")
     service.run("make", "setup")
-    process = service.run(
-        ".venv/bin/python", "-c", "import sys; print(*sys.version_info[:2], sep='.')"
-    )
-    build.write_text(
-        re.sub(r'(?m)^PYTHON = ".*"', f'PYTHON = "{process.stdout.strip()}"', sound), "utf-8"
-    )
+    have = interpreter_of(service)
+    build.write_text(re.sub(r'(?m)^PYTHON = ".*"', f'PYTHON = "{have}"', sound), "utf-8")
     try:
         built(service)
         process = service.run("make", "test-runtime", "ZIP=build/lambda.zip", PYTEST_ADDOPTS="-v")
