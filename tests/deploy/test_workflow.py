@@ -17,11 +17,14 @@ WORKFLOW = ".github/workflows/service.yml"
 Job = dict[str, Any]
 
 
-@pytest.fixture(params=TARGETS)
+@pytest.fixture(
+    params=[*((target, "fargate") for target in TARGETS), ("sam", "none")], ids="-".join
+)
 def project(
     request: pytest.FixtureRequest, project_for: Callable[..., BakedProject]
 ) -> BakedProject:
-    return project_for(deploy_target=request.param, ci="github")
+    target, overflow = request.param
+    return project_for(deploy_target=target, overflow=overflow, ci="github")
 
 
 @pytest.fixture
@@ -32,6 +35,11 @@ def jobs(project: BakedProject) -> dict[str, Job]:
 
 def commands(job: Job) -> list[str]:
     return [step["run"].partition(" #")[0] for step in job["steps"] if "run" in step]
+
+
+def arguments(job: Job, action: str) -> list[dict[str, Any]]:
+    """What the job gives this action, each time it uses it."""
+    return [step["with"] for step in job["steps"] if step.get("uses", "").startswith(f"{action}@")]
 
 
 def test_actionlint_has_nothing_to_say(project: BakedProject) -> None:
@@ -45,17 +53,41 @@ def test_actions_are_pinned_to_commits_with_their_release_beside(project: BakedP
     assert not [line for line in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v[\d.]+", line)]
 
 
-def test_what_was_built_and_tested_is_what_both_stages_get(jobs: dict[str, Job]) -> None:
+def test_what_was_built_and_tested_is_what_both_stages_get(
+    project: BakedProject, jobs: dict[str, Job]
+) -> None:
+    """The zip, and the image of the overflow's tasks; test_image.py has how that gets there."""
     assert list(jobs) == ["test", "staging", "production"]
-    assert commands(jobs["test"])[-2:] == [
+    has_image = project.has_file("container/Dockerfile")
+    image = " IMAGE=build/image.tar" if has_image else ""
+    assert commands(jobs["test"])[3:] == [
         "make validate",
         "make test-runtime ZIP=build/lambda.zip",
+        *([f"make image{image}"] if has_image else []),
     ]
     assert commands(jobs["staging"]) == [
-        "make deploy STAGE=staging ZIP=build/lambda.zip",
+        f"make deploy STAGE=staging ZIP=build/lambda.zip{image}",
         "make test-staging STAGE=staging",
     ]
-    assert commands(jobs["production"]) == ["make deploy STAGE=production ZIP=build/lambda.zip"]
+    assert commands(jobs["production"]) == [
+        f"make deploy STAGE=production ZIP=build/lambda.zip{image}"
+    ]
+
+
+def test_both_stages_find_what_was_built_where_they_look_for_it(
+    project: BakedProject, jobs: dict[str, Job]
+) -> None:
+    """An artifact's files lie below the directory that they had in common."""
+    (kept,) = arguments(jobs["test"], "actions/upload-artifact")
+    files = ["build/lambda.zip"]
+    if project.has_file("container/Dockerfile"):
+        files.append("build/image.tar")
+    assert kept["path"].split() == files
+    assert kept["if-no-files-found"] == "error"
+    for stage in ("staging", "production"):
+        assert arguments(jobs[stage], "actions/download-artifact") == [
+            {"name": kept["name"], "path": "build"}
+        ]
 
 
 def test_each_stage_waits_for_the_one_before_and_for_its_environment(jobs: dict[str, Job]) -> None:

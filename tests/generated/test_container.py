@@ -115,11 +115,19 @@ def test_a_job_that_outlasts_its_function_is_finished_by_the_container(
     process = service.run("make", "setup")
     assert process.returncode == 0, described(process)
     command, version = request.getfixturevalue("engine")
-    process = service.run("make", "image", ENGINE=command, BASE=BASE, PYTHON=version)
+    archive = "build/image.tar"
+    process = service.run("make", "image", ENGINE=command, BASE=BASE, PYTHON=version, IMAGE=archive)
     assert process.returncode == 0, described(process)
     image = process.stdout.strip().splitlines()[-1]
     assert re.fullmatch(r"statement-service-runner:[0-9a-f]{16}", image)
+    # As it comes to another machine.
+    subprocess.run([*shlex.split(command), "rmi", image], check=True, stdout=subprocess.DEVNULL)
+    code = f"from tools.image import Path, load; print(load(Path({archive!r})))"
+    process = service.run(".venv/bin/python", "-c", code, ENGINE=command)
+    assert process.returncode == 0, described(process)
+    loaded = process.stdout.strip().splitlines()[-1]
+    assert loaded.removeprefix("localhost/") == image
     tests = ("pytest", "-n0", "-rs", "tests/scenarios/test_container.py")
-    process = service.run(".venv/bin/python", "-m", *tests, ENGINE=command, RUNNER_IMAGE=image)
+    process = service.run(".venv/bin/python", "-m", *tests, ENGINE=command, RUNNER_IMAGE=loaded)
     assert process.returncode == 0, described(process)
     assert "1 passed" in process.stdout

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 {% if cookiecutter.overflow == 'fargate' -%}
-from .push import tag_to_deploy
+from .push import after_deployment, tag_to_deploy
 {% endif -%}
 from .target import DIRECTORY, TOOL, deploy_command, destroy_command
 
@@ -85,7 +85,12 @@ def main(arguments: list[str]) -> int:
             print(__doc__, file=sys.stderr)
             return 2
     print("+", " ".join(command), flush=True)
-    return subprocess.run(command, cwd=directory).returncode
+    status = subprocess.run(command, cwd=directory).returncode
+{%- if cookiecutter.overflow == 'fargate' %}
+    if arguments[0] == "deploy" and status == 0:
+        status = after_deployment(stage)
+{%- endif %}
+    return status
 
 
 if __name__ == "__main__":
