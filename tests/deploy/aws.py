@@ -1,7 +1,8 @@
 """moto's server standing in for AWS, with what its CloudFormation lacks for this stack.
 
-Added: SAM's transform (the very translator that AWS runs), a version's own attributes, aliases, and
-the outputs and the order of changes of a changed stack, and conditions that change with it.
+Added: SAM's transform (the very translator that AWS runs), a version's own attributes, aliases,
+functions' URLs, and the outputs and the order of changes of a changed stack, and conditions that
+change with it.
 What moto does not know at all (CodeDeploy, alarms and the like) it passes over, so these tests say
 nothing about rollouts.
 """
@@ -89,6 +90,51 @@ class Alias(CloudFormationModel):
         region_name: str,
     ) -> None:
         """The function goes too, and the alias with it."""
+
+
+class Url(CloudFormationModel):
+    """AWS::Lambda::Url."""
+
+    # Where a test answers for the function; moto answers nowhere.
+    address = ""
+
+    def __init__(self, arn: str) -> None:
+        self.physical_resource_id = arn  # as in AWS, the function's
+
+    @classmethod
+    def has_cfn_attr(cls, attr: str) -> bool:
+        return attr in ("FunctionUrl", "FunctionArn")
+
+    def get_cfn_attribute(self, attribute_name: str) -> str:
+        return self.physical_resource_id if attribute_name == "FunctionArn" else self.address
+
+    @staticmethod
+    def cloudformation_type() -> str:
+        return "AWS::Lambda::Url"
+
+    @classmethod
+    def create_from_cloudformation_json(
+        cls,
+        resource_name: str,
+        cloudformation_json: dict[str, Any],
+        account_id: str,
+        region_name: str,
+        **_: Any,
+    ) -> Url:
+        properties = cloudformation_json["Properties"]
+        arn: str = properties["TargetFunctionArn"]
+        lambda_backends[account_id][region_name].create_function_url_config(arn, properties)
+        return cls(arn)
+
+    @classmethod
+    def delete_from_cloudformation_json(
+        cls,
+        resource_name: str,
+        cloudformation_json: dict[str, Any],
+        account_id: str,
+        region_name: str,
+    ) -> None:
+        """The function goes too, and the URL with it."""
 
 
 def _version_attribute(version: LambdaVersion, name: str) -> str:

@@ -1,17 +1,23 @@
 """The staging ring: the service's own scenarios against a deployed stack, through SQS.
 
-The stack is made from the very template that SAM deploys; the built zip runs behind the pump.
+The stack is made from the very template that SAM deploys; the built zip runs behind the pump. The
+statements example has its doubles beside it, deployed as `make doubles` does it.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from moto.ses.models import ses_backends
 
 from ..baking import BakedProject, Template, described
+from .aws import ACCOUNT, REGION, Url
+from .double import FunctionUrl, double, function_url
 from .pump import pumping
 from .stage import STACK, client, deployed, for_this_python, outputs
 from .tools import run, samconfig_parameters, translated
@@ -51,23 +57,56 @@ def create(account: str, project: BakedProject) -> None:
     )
 
 
-@pytest.mark.parametrize("queue_type", ["standard", "fifo"])
+def prepare(account: str) -> None:
+    """What docs/deploy.md has a newcomer do: verify the sender, put the token where it is read."""
+    client(account, "sesv2").create_email_identity(EmailIdentity="statements@example.com")
+    client(account, "ssm").put_parameter(
+        Type="SecureString", Name="/statement-service/dev/customers-token", Value="sesame"
+    )
+
+
+@contextmanager
+def doubles(account: str, project: BakedProject, directory: Path) -> Iterator[FunctionUrl]:
+    """`make doubles`, and its URL as that of the stage's customers API."""
+    with function_url() as url:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Url, "address", url.address)
+            process = run(
+                "make", "doubles", "STAGE=dev", directory=project.path, AWS_ENDPOINT_URL=account
+            )
+        assert process.returncode == 0, described(process)
+        told = re.search(r"the stage's customers URL, and deploy it: (\S+)", process.stdout)
+        assert told is not None
+        assert told[1] == outputs(account, f"{STACK}-doubles")["CustomersUrl"] == url.address
+        config = project.path / "deploy" / "samconfig.toml"
+        text = config.read_text("utf-8")  # stage dev is the first in it
+        config.write_text(text.replace("https://customers.example.com", told[1], 1), "utf-8")
+        with double(account, f"{STACK}-doubles", directory) as url.function:
+            yield url
+
+
+@pytest.mark.parametrize(
+    ("example", "queue_type"), [("statements", "standard"), ("minimal", "fifo")]
+)
 def test_the_scenarios_pass_in_a_stage(
-    queue_type: str, account: str, template: Template, tmp_path: Path
+    example: str, queue_type: str, account: str, template: Template, tmp_path: Path
 ) -> None:
-    process = template.cookiecutter(tmp_path, example="minimal", queue_type=queue_type)
+    process = template.cookiecutter(tmp_path, example=example, queue_type=queue_type)
     assert process.returncode == 0, described(process)
     project = BakedProject(tmp_path / "statement-service")
     for_this_python(project)
     process = run("make", "build", directory=project.path)
     assert process.returncode == 0, described(process)
-    create(account, project)
 
-    queue = outputs(account)["WorkQueueUrl"]
-    with (
-        deployed(account, project, "WorkerFunction") as worker,
-        pumping(client(account, "sqs"), queue, worker),
-    ):
+    with ExitStack() as running:
+        url = None
+        if example == "statements":
+            prepare(account)
+            url = running.enter_context(doubles(account, project, tmp_path / "double"))
+        create(account, project)
+        queue = outputs(account)["WorkQueueUrl"]
+        worker = running.enter_context(deployed(account, project, "WorkerFunction"))
+        running.enter_context(pumping(client(account, "sqs"), queue, worker))
         process = run(
             *("make", "test-staging", "STAGE=dev", "PYTEST_ADDOPTS=-v"),
             directory=project.path,
@@ -84,3 +123,11 @@ def test_the_scenarios_pass_in_a_stage(
     # Every scenario is in one list or the other.
     everything = set(re.findall(r"::(\w+) (?:PASSED|SKIPPED)", said))
     assert everything == passed | set(re.findall(r"(?m)^(\w+): ", listed))
+    if url is not None:
+        assert "test_a_rejected_statement_is_parked_at_once" in passed
+        assert "real customers" not in listed
+        assert "/customers/nobody" in url.asked
+        mails = ses_backends[ACCOUNT][REGION].sent_messages
+        to = {address for mail in mails for address in mail.destinations}
+        assert to
+        assert all(re.fullmatch(r"success\+c\d+@simulator\.amazonses\.com", each) for each in to)
