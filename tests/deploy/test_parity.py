@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import copy
+import json
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ..baking import BakedProject
+from ..baking import SCRIPTS, BakedProject, described
 from .conftest import CASES, SHAPES, TARGETS, Make, label
 from .parity import (
     Facts,
@@ -20,7 +24,7 @@ from .parity import (
     leaves,
     noise_report,
 )
-from .tools import STAGES, samconfig_parameters
+from .tools import STAGES, run, samconfig_parameters
 
 FIRST, *OTHERS = TARGETS
 
@@ -57,6 +61,28 @@ def test_the_same_infrastructure(
     assert len(one) > 500
     found = differences(one, other)
     assert not found, "\n".join([f"left is {FIRST}, right is {target}:", *found])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+def test_cfn_lint_has_nothing_to_say(
+    target: str, cloudformation: Make, project_for: Callable[..., BakedProject], tmp_path: Path
+) -> None:
+    """As in `make validate`, which leaves out what its target explains."""
+    with_all = {"example": "statements", "queue_type": "standard", "overflow": "fargate"}
+    bare_fifo = {"example": "minimal", "queue_type": "fifo", "overflow": "none"}
+    chosen = [answers for answers in SHAPES if answers.items() >= with_all.items()]
+    chosen += [answers for answers in SHAPES if answers.items() >= bare_fifo.items()]
+    assert len(chosen) >= 2
+    for number, answers in enumerate(chosen):
+        made = cloudformation(target, STAGES[0], **answers)
+        (tmp_path / f"{number}.json").write_text(json.dumps(made, ensure_ascii=False), "utf-8")
+    said = project_for(deploy_target=target, **chosen[0]).read("tools/target.py")
+    (ignored,) = re.findall(r"^IGNORED_LINTS.* = (\[.*\])$", said, re.MULTILINE)
+    options = [f"--ignore-checks={rule}" for rule in ast.literal_eval(ignored)]
+    files = sorted(path.name for path in tmp_path.iterdir())
+    process = run(str(SCRIPTS / "cfn-lint"), *options, "--", *files, directory=tmp_path)
+    assert process.returncode == 0, described(process)
 
 
 def mutants(template: Template) -> Iterator[tuple[str, str, str, Template]]:
