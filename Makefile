@@ -19,13 +19,13 @@ export MYPY_CACHE_DIR := $(CURDIR)/.cache/mypy
 AS_A_USER := env -u PYTHONDONTWRITEBYTECODE -u PYTHONPYCACHEPREFIX -u RUFF_CACHE_DIR -u MYPY_CACHE_DIR
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: .venv/.ready ## Install the tools of requirements-dev.txt into .venv (uv too, if it is missing)
 
 .venv/.ready: requirements-dev.txt
 	@$(UV) venv --quiet --allow-existing --python '>=3.11' .venv
-	@$(UV) pip install --quiet --python $(PYTHON) --require-hashes --requirement requirements-dev.txt
+	@$(UV) pip install --python $(PYTHON) --require-hashes --requirement requirements-dev.txt
 	@touch $@
 
 demo: ## Make a service in .demo/ and watch it do a month's work
@@ -33,6 +33,7 @@ demo: ## Make a service in .demo/ and watch it do a month's work
 	@$(UV) tool run --quiet 'cookiecutter>=2.7.1' . --no-input --default-config --output-dir .demo
 	@echo
 	@$(AS_A_USER) UV_HOME='$(CURDIR)/.cache/uv' $(MAKE) --no-print-directory -C .demo/statement-service demo
+	@echo 'The service is yours to try: cd .demo/statement-service'
 
 test: setup ## Test the template, both engines, and the vendored packages
 	@$(PYTEST) -n auto --dist loadfile -m 'not slow and not stress' --ignore tests/generated

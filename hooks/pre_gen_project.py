@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 
 ANSWERS = json.loads(r"""{{ cookiecutter|tojson }}""")
+# As they were typed: cookiecutter renders what its command line is given before it asks anyone.
+TYPED = json.loads(r"""{{ _cookiecutter|default({})|tojson }}""")
 
 KEYWORDS = """
     and as assert async await break case class continue def del elif else except finally for from
@@ -185,7 +187,9 @@ def remove_after(project: Path, parents: list[Path]) -> None:
 
 
 def main() -> int:
-    sentences = problems(ANSWERS)
+    free = ("project_name", "description", "owner")
+    jinja = {name: TYPED[name] for name in free if "{" in TYPED.get(name, "")}
+    sentences = problems(ANSWERS | jinja)
     if not sentences:
         return 0
     print("\n".join(sentences), file=sys.stderr, flush=True)

@@ -315,6 +315,16 @@ def test_cookiecutter_leaves_nothing_behind(slug: str, template: Template, tmp_p
     assert list(tmp_path.rglob("*")) == [output]
 
 
+@pytest.mark.parametrize("text", ["{{ 1 + 1 }}", "a {# hidden #} b", "{% raw %}x{% endraw %}"])
+def test_cookiecutter_refuses_jinja_although_it_renders_it(
+    text: str, template: Template, tmp_path: Path
+) -> None:
+    process = template.cookiecutter(tmp_path / "output", description=text)
+    assert process.returncode == 1
+    assert re.fullmatch(r"description must not hold [^\n]+, braces, [^\n]+\.\n", process.stderr)
+    assert not list((tmp_path / "output").rglob("*"))
+
+
 @pytest.mark.parametrize("slug", ["", ".", ".."])
 def test_cookiecutter_itself_refuses_a_slug_that_is_no_new_directory(
     slug: str, template: Template, tmp_path: Path
