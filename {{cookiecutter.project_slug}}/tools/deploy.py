@@ -85,12 +85,14 @@ def main(arguments: list[str]) -> int:
             print(__doc__, file=sys.stderr)
             return 2
     print("+", " ".join(command), flush=True)
-    status = subprocess.run(command, cwd=directory).returncode
 {%- if cookiecutter.overflow == 'fargate' %}
+    status = subprocess.run(command, cwd=directory).returncode
     if arguments[0] == "deploy" and status == 0:
         status = after_deployment(stage)
-{%- endif %}
     return status
+{%- else %}
+    return subprocess.run(command, cwd=directory).returncode
+{%- endif %}
 
 
 if __name__ == "__main__":
