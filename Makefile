@@ -11,12 +11,11 @@ PLAIN := hooks tests $(if $(wildcard benchmarks/*.py),benchmarks) '$(TREE)/vendo
 STYLE := --config '$(TREE)/ruff.toml'
 
 # cookiecutter renders whatever lies in the template tree, so no tool may write its caches there.
-export PYTHONDONTWRITEBYTECODE := 1
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/bytecode
 export RUFF_CACHE_DIR := $(CURDIR)/.cache/ruff
 export MYPY_CACHE_DIR := $(CURDIR)/.cache/mypy
 # A service that is made here is not in the template tree, and should start as fast as at home.
-AS_A_USER := env -u PYTHONDONTWRITEBYTECODE -u PYTHONPYCACHEPREFIX -u RUFF_CACHE_DIR -u MYPY_CACHE_DIR
+AS_A_USER := env -u PYTHONPYCACHEPREFIX -u RUFF_CACHE_DIR -u MYPY_CACHE_DIR
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

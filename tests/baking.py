@@ -17,7 +17,16 @@ TREE = "{{cookiecutter.project_slug}}"
 SCRIPTS = Path(sys.executable).parent
 
 # What an outer `make`, virtual environment, test run or git hook would otherwise hand down.
-FOREIGN = ("GIT_", "MAKE", "MFLAGS", "PYTEST_", "VIRTUAL_ENV", "PYTHONPATH", "PYTHONPYCACHEPREFIX")
+FOREIGN = (
+    "GIT_",
+    "MAKE",
+    "MFLAGS",
+    "PYTEST_",
+    "VIRTUAL_ENV",
+    "PYTHONPATH",
+    "PYTHONPYCACHEPREFIX",
+    "PYTHONDONTWRITEBYTECODE",
+)
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -29,7 +38,7 @@ def environment(**changes: str) -> dict[str, str]:
         for field, value in (("NAME", "A Tester"), ("EMAIL", "tester@example.com"))
     }
     nowhere = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
-    return clean | identity | nowhere | {"PYTHONDONTWRITEBYTECODE": "1"} | changes
+    return clean | identity | nowhere | changes
 
 
 def git(directory: Path, *arguments: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import sys
@@ -11,10 +12,13 @@ from typing import Any
 
 import pytest
 
-from .baking import BakedProject, Template, snapshot
+from .baking import ROOT, BakedProject, Template, snapshot
 
-# However pytest was started: what is imported from the template tree leaves no bytecode there.
-sys.dont_write_bytecode = True
+# However pytest was started: what is imported from the template tree leaves no bytecode there. It
+# lies elsewhere, since thousands of processes that compile all they import take minutes to do so.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = str(ROOT / ".cache" / "bytecode")
 
 # Nor does it matter that a shell started pytest in the background, where ctrl-C is not for it, or
 # that nohup did: what is started here is to be interrupted.

@@ -117,15 +117,6 @@ def binary(kind: str) -> str:
     return _SERVERS[kind] or pytest.skip(f"no {kind} server here")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _bytecode_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Processes started here keep their bytecode, but not in the template's tree."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
-        patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.mktemp("bytecode")))
-        yield
-
-
 @pytest.fixture(scope="session", params=_kinds())
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
