@@ -27,12 +27,26 @@ AWKWARD = {
 # Where each target tells the service's description and owner.
 DEPLOYED = {"sam": "template.yaml", "cdk": "names.py", "serverless": "serverless.yml"}
 SHORT = {"project_name": "yes", "project_slug": "a", "description": "0x1F", "owner": "1e3"}
+
+
+def label(answers: dict[str, str]) -> str:
+    kind = {"z" * 40: "awkward-", "a": "short-"}.get(answers.get("project_slug", ""), "")
+    return kind + "-".join(answers[name] for name in CHOICES if name in answers)
+
+
+def case(answers: dict[str, str]) -> Any:
+    """A parameter, whose pair is made once (`--dist loadgroup`).
+
+    Without a workflow a tree has one file less, and nothing else depends on that answer: these
+    pairs are left to `make test-all`.
+    """
+    together = pytest.mark.xdist_group(label(answers))
+    slow = [pytest.mark.slow] if answers.get("ci") == "none" else []
+    return pytest.param(answers, marks=[together, *slow], id=label(answers))
+
+
 ANSWERS = [
-    # Without a workflow a tree has one file less; nothing else depends on that answer.
-    *(
-        pytest.param(answers, marks=pytest.mark.slow if answers["ci"] == "none" else ())
-        for answers in combinations(CHOICES)
-    ),
+    *combinations(CHOICES),
     *(
         {**texts, **files}
         for texts in (AWKWARD, SHORT)
@@ -41,12 +55,7 @@ ANSWERS = [
 ]
 
 
-def label(answers: dict[str, str]) -> str:
-    kind = {"z" * 40: "awkward-", "a": "short-"}.get(answers.get("project_slug", ""), "")
-    return kind + "-".join(answers[name] for name in CHOICES if name in answers)
-
-
-@pytest.fixture(scope="module", params=ANSWERS, ids=label)
+@pytest.fixture(scope="module", params=map(case, ANSWERS))
 def answers(request: pytest.FixtureRequest) -> dict[str, str]:
     chosen: dict[str, str] = request.param
     return chosen
