@@ -95,11 +95,3 @@ def cloudformation(project_for: Callable[..., BakedProject]) -> Make:
         return {"sam": translated, "serverless": packaged}[target](project, stage)
 
     return make
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist, which reads the marks in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one file share what they render; only deployments share nothing (`loadgroup`)."""
-    for item in items:
-        alone = item.path.stem == "test_deployment"
-        item.add_marker(pytest.mark.xdist_group(item.nodeid if alone else item.path.stem))

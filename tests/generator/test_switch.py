@@ -10,6 +10,8 @@ import pytest
 from ..baking import SCRIPTS, BakedProject, Template, commit_all
 from .test_update import JOBS, born, edit, recorded, tracked
 
+pytestmark = pytest.mark.apart
+
 TEMPLATE_EDIT = "\n# The team's own remark.\n"
 
 

@@ -9,6 +9,8 @@ import yaml
 
 from ..baking import TREE, BakedProject, Template, commit_all, described, git
 
+pytestmark = pytest.mark.apart
+
 JOBS = "src/statement_service/core/jobs.py"
 EDIT = '\n\ndef added_by_the_team() -> str:\n    return "the team\'s own"\n'
 CHANGE = "\n# Changed in the template.\n"
