@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from procgroup import PortsExhausted, RegistryError
-from procgroup.registry import Owner, PortRequest, Registry, port_range
+from procgroup.registry import Owner, PortRequest, Registry, port_is_free, port_range
 
 from .conftest import PACKAGE
 
@@ -59,6 +59,40 @@ def test_a_port_in_use_is_skipped(registry: Registry, monkeypatch: pytest.Monkey
         with pytest.raises(PortsExhausted, match="1 in use by others"):
             registry.register("a", "a.yaml", own(), requests(1))
     assert registry.groups() == [], "a failed registration leaves nothing"
+
+
+def test_a_port_whose_connections_go_elsewhere_is_skipped(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed container engine leaves such rules behind: a server would listen in vain."""
+    with socket.socket() as chosen:
+        chosen.bind(("127.0.0.1", 0))
+        port = chosen.getsockname()[1]
+    rule = f"OUTPUT -d 127.0.0.1 -p tcp --dport {port} -j DNAT --to-destination 127.0.0.1:1"
+    try:
+        subprocess.run(["iptables", "-w", "-t", "nat", "-I", *rule.split()], check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"needs iptables, and root: {error}")
+    try:
+        monkeypatch.setenv("PROCGROUP_PORTS", f"{port}-{port}")
+        with pytest.raises(PortsExhausted, match="1 in use by others"):
+            registry.register("a", "a.yaml", own(), requests(1))
+    finally:
+        subprocess.run(["iptables", "-w", "-t", "nat", "-D", *rule.split()], check=True)
+    registry.register("a", "a.yaml", own(), requests(1))
+
+
+def test_looking_at_a_port_leaves_it_to_a_server_at_once() -> None:
+    """A server need not set SO_REUSEADDR for the sake of the look."""
+    with socket.socket() as chosen:
+        chosen.bind(("127.0.0.1", 0))
+        port = chosen.getsockname()[1]
+    for _ in range(50):
+        assert port_is_free(port)
+        with socket.socket() as server:
+            server.bind(("127.0.0.1", port))
+            server.listen()
+            assert not port_is_free(port)
 
 
 def test_exhaustion_is_explained(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:

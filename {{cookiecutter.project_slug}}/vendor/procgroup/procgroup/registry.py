@@ -2,8 +2,8 @@
 
 One SQLite file for all projects and test runs of a user. Each change is one transaction that
 begins by taking the write lock (BEGIN IMMEDIATE), so that two launchers never see the same port
-free. A port is leased only after a bind to it has succeeded under that lock, which guards against
-everything that does not use the registry.
+free. A port is leased only after a server could be reached there under that lock, which guards
+against everything that does not use the registry.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import os
 import socket
 import sqlite3
+import struct
 import sys
 import time
 from pathlib import Path
@@ -140,12 +141,28 @@ def port_range() -> tuple[int, int]:
 
 
 def port_is_free(port: int, host: str = "127.0.0.1") -> bool:
-    """Whether a server could listen there now (checked by binding)."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+    """Whether a server could listen there now and be reached (checked by doing both).
+
+    Where a container engine was killed, its rules may go on sending the port's connections to a
+    container that is no more, whoever listens.
+    """
+    reset = struct.pack("ii", 1, 0)  # close without TIME_WAIT, which would be in a server's way
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener,
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM) as client,
+    ):
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+        client.setblocking(False)
+        listener.settimeout(0.1)
         try:
-            probe.bind((host, port))
+            listener.bind((host, port))
+            listener.listen(1)
+            client.connect_ex((host, port))
+            connection, _ = listener.accept()
         except OSError:
             return False
+        with connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
     return True
 
 
