@@ -42,6 +42,7 @@ def arguments(job: Job, action: str) -> list[dict[str, Any]]:
     return [step["with"] for step in job["steps"] if step.get("uses", "").startswith(f"{action}@")]
 
 
+@pytest.mark.slow
 def test_actionlint_has_nothing_to_say(project: BakedProject) -> None:
     process = project.run(program("actionlint"), "-shellcheck=", "-pyflakes=", WORKFLOW)
     assert process.returncode == 0, described(process)
