@@ -32,10 +32,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist, which reads the marks in the same hook
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """`--dist loadgroup`: a file's tests stay together, for its fixtures, but for those `apart`."""
     for item in items:
-        if config.pluginmanager.hasplugin("xdist") and not item.get_closest_marker("xdist_group"):
+        if not item.get_closest_marker("xdist_group"):
             apart = item.get_closest_marker("apart")
             item.add_marker(pytest.mark.xdist_group(item.nodeid if apart else str(item.path)))
         if item.get_closest_marker("stress"):  # it takes as long as it was asked to
