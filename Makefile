@@ -35,10 +35,10 @@ demo: ## Make a service in .demo/ and watch it do a month's work
 	@echo 'The service is yours to try: cd .demo/statement-service'
 
 test: setup ## Test the template, both engines, and the vendored packages
-	@$(PYTEST) -n auto --dist loadgroup -m 'not slow and not stress' --ignore tests/generated
+	@$(PYTEST) -n auto --dist loadfile --no-loadscope-reorder -m 'not slow and not stress' --ignore tests/generated
 
 test-all: setup ## The same, then each example's own lint and tests, then the slow tests
-	@$(PYTEST) -n auto --dist loadgroup -m 'not slow and not stress' --ignore tests/generated
+	@$(PYTEST) -n auto --dist loadfile --no-loadscope-reorder -m 'not slow and not stress' --ignore tests/generated
 	@$(PYTEST) -m 'not slow and not stress' tests/generated
 	@$(PYTEST) -m 'slow and not stress'
 
