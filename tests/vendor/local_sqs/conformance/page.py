@@ -105,9 +105,10 @@ Runs in a row on 21 November 2026 (Redis 7.0.15, two cores that much else kept b
 | ring | killed | messages a run | runs | kills | misses | effects done twice, all in the window |
 |---|---|---|---|---|---|---|
 | local | environments, poller | 3,000 | 50 | 8,115 | 0 | 2,391 |
-| local | environments, poller, Redis | 3,000 | 15 | 4,417 | 0 | 651 |
+| local | environments, poller, Redis | 3,000 | 34 | 8,905 | 0 | 1,653 |
 | local | FIFO: environments, poller, Redis | 500 | 50 | 3,304 | 0 | 312 |
-| runtime | environments, poller | 3,000 | 38 | 8,488 | 0 | 1,022 |
+| runtime | environments, poller | 3,000 | 50 | 10,114 | 0 | 1,377 |
+| runtime | environments, poller, Redis | 3,000 | 34 | 8,495 | 0 | 1,436 |
 """
 
 
