@@ -1,6 +1,6 @@
 # The template's own verbs. The services it makes know the same words: setup test lint run demo.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all stress lint format bench deploy-tools lock
+.PHONY: help setup demo test test-fast test-all stress lint format bench deploy-tools lock
 
 TREE := {{cookiecutter.project_slug}}
 UV := UV_HOME='$(CURDIR)/.cache/uv' sh '$(TREE)/tools/uv.sh'
@@ -35,10 +35,14 @@ demo: ## Make a service in .demo/ and watch it do a month's work
 	@echo 'The service is yours to try: cd .demo/statement-service'
 
 test: setup ## Test the template, both engines, and the vendored packages
-	@$(PYTEST) -n auto --dist loadfile --no-loadscope-reorder -m 'not slow and not stress' --ignore tests/generated
+	@$(PYTEST) -n auto --dist loadgroup --no-loadscope-reorder -m 'not slow and not stress' --ignore tests/generated
+
+test-fast: setup ## Every combination of answers by both engines, and what they refuse; in a minute
+	@$(PYTEST) -n auto --dist loadgroup -m 'not slow' tests/generator/test_engines.py tests/generator/test_answers.py \
+		tests/generator/test_tree.py
 
 test-all: setup ## The same, then each example's own lint and tests, then the slow tests
-	@$(PYTEST) -n auto --dist loadfile --no-loadscope-reorder -m 'not slow and not stress' --ignore tests/generated
+	@$(PYTEST) -n auto --dist loadgroup --no-loadscope-reorder -m 'not slow and not stress' --ignore tests/generated
 	@$(PYTEST) -m 'not slow and not stress' tests/generated
 	@$(PYTEST) -m 'slow and not stress'
 

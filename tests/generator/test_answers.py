@@ -20,6 +20,8 @@ from packaging.requirements import Requirement
 
 from ..baking import ROOT, TREE, BakedProject, Template, described
 
+pytestmark = pytest.mark.apart
+
 DEFAULTS = {
     "project_name": "Statement Service",
     "project_slug": "statement-service",
@@ -403,8 +405,8 @@ def test_questions_are_the_same() -> None:
 def test_the_overflow_follows_the_queue(
     queue_type: str, template: Template, tmp_path: Path
 ) -> None:
-    first = template.cookiecutter(tmp_path, queue_type=queue_type)
-    second = template.copier(tmp_path / "copier", queue_type=queue_type)
+    first = template.here.cookiecutter(tmp_path, queue_type=queue_type)
+    second = template.here.copier(tmp_path / "copier", queue_type=queue_type)
     assert first.returncode == second.returncode == 0, described(first) + described(second)
     answers = (tmp_path / "statement-service" / ".copier-answers.yml").read_text(encoding="utf-8")
     assert answers == (tmp_path / "copier" / ".copier-answers.yml").read_text(encoding="utf-8")
@@ -424,8 +426,8 @@ def test_the_overflow_follows_the_queue(
 def test_the_slug_follows_the_name(
     name: str, slug: str, template: Template, tmp_path: Path
 ) -> None:
-    first = template.cookiecutter(tmp_path, project_name=name)
-    second = template.copier(tmp_path / "copier", project_name=name)
+    first = template.here.cookiecutter(tmp_path, project_name=name)
+    second = template.here.copier(tmp_path / "copier", project_name=name)
     assert first.returncode == second.returncode == 0, described(first) + described(second)
     answers = (tmp_path / slug / ".copier-answers.yml").read_text(encoding="utf-8")
     assert answers == (tmp_path / "copier" / ".copier-answers.yml").read_text(encoding="utf-8")

@@ -60,6 +60,6 @@ def test_make_alone_lists_the_targets() -> None:
         ["make"], cwd=ROOT, env=environment(), capture_output=True, text=True, check=True
     )
     listed = [line.split()[1] for line in process.stdout.splitlines()]
-    known = "help setup demo test test-all stress lint format bench deploy-tools lock"
+    known = "help setup demo test test-fast test-all stress lint format bench deploy-tools lock"
     assert listed == known.split()
     assert all(len(line.split()) > 3 for line in process.stdout.splitlines())
