@@ -14,7 +14,7 @@ from .aws import ACCOUNT, REGION
 from .conftest import TARGETS
 from .pump import as_event
 from .stage import STACK, client, deployed, for_this_python, outputs
-from .tools import give_tasks, need_cdk, program, run
+from .tools import POLICY, give_tasks, need_cdk, program, run
 
 pytestmark = [
     pytest.mark.apart,
@@ -23,6 +23,8 @@ pytestmark = [
 ]
 
 ENGINE = Path(__file__).with_name("engine.py")
+BILLING = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:billing"
+BILLING_ROLE = f"arn:aws:iam::{ACCOUNT}:role/billing-overflow"
 PROGRAMS = {"sam": "sam", "cdk": "cdk", "serverless": "osls"}
 
 
@@ -86,6 +88,7 @@ def test_deploy_change_use_remove(
     subnets = [subnet["SubnetId"] for subnet in network.describe_subnets()["Subnets"]]
     group = network.describe_security_groups()["SecurityGroups"][0]["GroupId"]
     give_tasks(project, target, "dev", subnets[:2], group)
+    another_service_attaches(deployment)
     if target == "sam":  # as a person does it; the others as the workflow does
         deployment.make("push")
         deployment.make("deploy")
@@ -96,6 +99,7 @@ def test_deploy_change_use_remove(
 
     a_message_is_processed(deployment, "Good day, Ada!")
     a_dead_letter_becomes_a_task(deployment)
+    another_services_dead_letter_becomes_a_task_with_its_role(deployment)
 
     deployment.make("destroy")
     stacks = client(account, "cloudformation").list_stacks(StackStatusFilter=["CREATE_COMPLETE"])
@@ -162,10 +166,16 @@ def dispatched(deployment: Deployment) -> dict[str, Any]:
     received = sqs.receive_message(QueueUrl=dead, AttributeNames=["All"])["Messages"]
     assert [message["MessageId"] for message in received] == [sent["MessageId"]]
     received[0]["Attributes"]["DeadLetterQueueSourceArn"] = arn(sqs, queue)  # as AWS has it
+    dispatch(deployment, received)
+    return records(deployment)[sent["MessageId"]]
+
+
+def dispatch(deployment: Deployment, received: list[dict[str, Any]]) -> None:
+    sqs, dead = client(deployment.account, "sqs"), outputs(deployment.account)["DeadLetterQueueUrl"]
     with deployed(deployment.account, deployment.project, "DispatcherFunction") as dispatcher:
         assert dispatcher(as_event(received, arn(sqs, dead))) == {"batchItemFailures": []}
-    sqs.delete_message(QueueUrl=dead, ReceiptHandle=received[0]["ReceiptHandle"])
-    return records(deployment)[sent["MessageId"]]
+    for message in received:
+        sqs.delete_message(QueueUrl=dead, ReceiptHandle=message["ReceiptHandle"])
 
 
 def a_dead_letter_is_parked(deployment: Deployment) -> None:
@@ -194,3 +204,42 @@ def a_dead_letter_becomes_a_task(deployment: Deployment) -> None:
         repositoryName=repository.partition("/")[2]
     )["imageDetails"]
     assert image["imageTags"] == [tag]
+
+
+def another_service_attaches(deployment: Deployment) -> None:
+    """Its function is registered, and the dispatcher may pass on its role."""
+    function = {"function": BILLING, "pool": "billing", "role": BILLING_ROLE}
+    registry = deployment.project.path / "src" / "statement_service" / "overflow" / "registry.json"
+    registry.write_text(json.dumps({"functions": [function]}))
+    allowed = {"Effect": "Allow", "Action": "iam:PassRole", "Resource": BILLING_ROLE}
+    policy = client(deployment.account, "iam").create_policy(
+        PolicyName=POLICY.rpartition("/")[2],
+        PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [allowed]}),
+    )
+    assert policy["Policy"]["Arn"] == POLICY
+
+
+def another_services_dead_letter_becomes_a_task_with_its_role(deployment: Deployment) -> None:
+    """As a function's on-failure destination sends it; what is not registered is parked."""
+    made, sqs = outputs(deployment.account), client(deployment.account, "sqs")
+    failed = {"requestContext": {"functionArn": BILLING}, "requestPayload": {"bill": 7}}
+    unknown = {"requestContext": {"functionArn": BILLING + "-2"}, "requestPayload": {}}
+    sent = [
+        sqs.send_message(QueueUrl=made["DeadLetterQueueUrl"], MessageBody=json.dumps(body))
+        for body in (failed, unknown)
+    ]
+    dispatch(
+        deployment,
+        sqs.receive_message(
+            QueueUrl=made["DeadLetterQueueUrl"], MaxNumberOfMessages=10, AttributeNames=["All"]
+        )["Messages"],
+    )
+    known = records(deployment)
+    one, other = (known[message["MessageId"]] for message in sent)
+    assert (one["state"], one["pool"]) == ("waiting", "billing")
+    assert other["reason"] == "not_registered"
+    ecs, cluster = client(deployment.account, "ecs"), made["OverflowCluster"]
+    tasks = ecs.list_tasks(cluster=cluster)["taskArns"]
+    tasks = ecs.describe_tasks(cluster=cluster, tasks=tasks)["tasks"]
+    assert BILLING_ROLE in [task["overrides"].get("taskRoleArn") for task in tasks]
+    assert len({task["taskDefinitionArn"] for task in tasks}) == 1  # the service's own serves both

@@ -29,15 +29,18 @@ from .tools import STAGES, run, samconfig_parameters
 FIRST, *OTHERS = TARGETS
 
 
-def values_of(project: BakedProject, template: Template, stage: str) -> dict[str, str]:
-    """What a deployment of this stage fills in, in every target alike."""
-    defaults = {
+def defaults_of(template: Template) -> dict[str, str]:
+    return {
         name: parameter["Default"]
-        for name, parameter in template["Parameters"].items()
+        for name, parameter in template.get("Parameters", {}).items()
         if "Default" in parameter
     }
+
+
+def values_of(project: BakedProject, template: Template, stage: str) -> dict[str, str]:
+    """What a deployment of this stage fills in, in every target alike."""
     return {
-        **defaults,
+        **defaults_of(template),
         **samconfig_parameters(project, stage),
         "AWS::StackName": f"statement-service-{stage}",
     }
@@ -56,7 +59,8 @@ def test_the_same_infrastructure(
     template = cloudformation(FIRST, stage, **answers)
     values = values_of(project_for(deploy_target=FIRST, **answers), template, stage)
     one = facts(template, values)
-    other = facts(cloudformation(target, stage, **answers), values)
+    template = cloudformation(target, stage, **answers)
+    other = facts(template, {**values, **defaults_of(template)})
     print(f"{len(one)} facts compared. Not compared:\n{noise_report()}")
     assert len(one) > 500
     found = differences(one, other)

@@ -57,6 +57,10 @@ def need_cdk() -> None:
         pytest.skip("aws-cdk-lib is not installed (make deploy-tools)")
 
 
+# What the dispatcher needs for another service, whose dead letters it takes up, too.
+POLICY = "arn:aws:iam::123456789012:policy/attached"
+
+
 def give_tasks(
     project: BakedProject, target: str, stage: str, subnets: Sequence[str], group: str
 ) -> None:
@@ -67,19 +71,21 @@ def give_tasks(
             "deploy/samconfig.toml",
             f'    "Stage={stage}",\n',
             f'    "Subnets={joined}",\n    "SecurityGroups={group}",\n    "PublicIp=true",\n'
-            '    "TaskCpu=2048",\n    "TaskMemory=4096",\n',
+            '    "TaskCpu=2048",\n    "TaskMemory=4096",\n'
+            f'    "DispatcherPolicy={POLICY}",\n',
         ),
         "cdk": (
             "deploy/stages.py",
             f'Stage("{stage}"',
             f", subnets={tuple(subnets)}, security_groups=({group!r},), public_ip=True"
-            ", task_cpu=2048, task_memory=4096",
+            f", task_cpu=2048, task_memory=4096, dispatcher_policy={POLICY!r}",
         ),
         "serverless": (
             "deploy/serverless.yml",
             f"  {stage}:\n",
             f"    subnets: {joined}\n    securityGroups: {group}\n"
-            '    publicIp: "true"\n    taskCpu: "2048"\n    taskMemory: "4096"\n',
+            '    publicIp: "true"\n    taskCpu: "2048"\n    taskMemory: "4096"\n'
+            f"    dispatcherPolicy: {POLICY}\n",
         ),
     }[target]
     text = project.read(name)

@@ -127,6 +127,11 @@ def test_a_job_that_outlasts_its_function_is_finished_by_the_container(
     assert process.returncode == 0, described(process)
     loaded = process.stdout.strip().splitlines()[-1]
     assert loaded.removeprefix("localhost/") == image
+    # Its user may write where layers are unpacked, and nowhere else but in /tmp.
+    code = "import os; print([os.access(path, os.W_OK) for path in ('/opt', '/tmp', '/app', '/')])"
+    inside = [*shlex.split(command), "run", "--rm", "--read-only", loaded, "python3", "-c", code]
+    said = subprocess.run(inside, check=True, capture_output=True, text=True).stdout
+    assert said.strip() == "[True, True, False, False]"
     tests = ("pytest", "-n0", "-rs", "tests/scenarios/test_container.py")
     process = service.run(".venv/bin/python", "-m", *tests, ENGINE=command, RUNNER_IMAGE=loaded)
     assert process.returncode == 0, described(process)

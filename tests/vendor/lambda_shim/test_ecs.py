@@ -301,12 +301,19 @@ def test_a_dispatcher_comes_from_the_environment(tmp_path: Path) -> None:
                         "pool": "billing",
                         "task_definition": "b",
                         "role": "arn:aws:iam::0:role/billing",
-                    }
+                    },
+                    {
+                        "function": "arn:aws:lambda:eu-central-1:0:function:scans",
+                        "pool": "scans",
+                        "role": "arn:aws:iam::0:role/scans",
+                    },
                 ]
             }
         )
     )
     made = dispatcher(environ | {"OVERFLOW_REGISTRY": str(listed)})
     assert isinstance(made.launcher, EcsLauncher)
-    assert made.launcher.settings.task_definitions == {"own": "d", "billing": "b"}
-    assert made.sources.pools == ("own", "billing")
+    # Without one of its own, it is the service's, with the function's role.
+    assert made.launcher.settings.task_definitions == {"own": "d", "billing": "b", "scans": "d"}
+    assert made.launcher.settings.roles["scans"] == "arn:aws:iam::0:role/scans"
+    assert made.sources.pools == ("own", "billing", "scans")

@@ -337,7 +337,18 @@ def test_a_function_runs_with_its_code_layers_environment_and_event(
     assert "RECORDS_URL" not in environ
     assert "AWS_SECRET_ACCESS_KEY" not in environ
     assert not Path(told["cwd"]).exists()
-    assert (aws.opt / "python" / "layered.py").exists()
+    assert f"{aws.opt}/python" in environ["PYTHONPATH"].split(":")
+    assert list(aws.opt.iterdir()) == []  # the next function's layers lie there alone
+
+
+def test_a_directory_for_layers_that_holds_something_is_left_alone(aws: Aws) -> None:
+    (aws.opt / "somebodys").write_text("")
+    aws.serve()
+    assert aws.run({"bill": 7}) == 0
+    told = aws.told()
+    assert told["layered"] == "of the layer"
+    assert str(aws.opt) not in told["environ"]["PYTHONPATH"]
+    assert [path.name for path in aws.opt.iterdir()] == ["somebodys"]
 
 
 @pytest.mark.parametrize(

@@ -268,10 +268,12 @@ def task_settings(environ: Mapping[str, str], registry: Registry | None = None) 
     def number(name: str) -> int | None:
         return int(environ[name]) if environ.get(name) else None
 
+    own = required("OVERFLOW_TASK_DEFINITION")
+    pools = registry.pools if registry else (OWN,)
     return TaskSettings(
         cluster=required("OVERFLOW_CLUSTER"),
         task_definitions={
-            OWN: required("OVERFLOW_TASK_DEFINITION"),
+            **dict.fromkeys(pools, own),
             **(registry.task_definitions if registry else {}),
         },
         roles=registry.roles if registry else {},

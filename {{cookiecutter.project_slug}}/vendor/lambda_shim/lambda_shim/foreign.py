@@ -16,8 +16,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import IO, Any
 
 from lambda_shim import records as dead_letters
@@ -109,8 +109,8 @@ def functions(
     Args:
         registry: what may run.
         client: boto3's for Lambda.
-        opt: where layers are unpacked. Another place, when this one cannot be written to, serves
-            all code that finds its modules by ``sys.path``.
+        opt: where layers are unpacked, if it is empty and can be written to; it is emptied again.
+            Otherwise another place serves all code that finds its modules by ``sys.path``.
         fetch: for tests.
     """
 
@@ -125,12 +125,12 @@ def functions(
             client = boto3.client("lambda")
         found = client.get_function(FunctionName=target.function.function)
         python = interpreter(found)
-        with tempfile.TemporaryDirectory(prefix="function-") as directory:
-            task, layers = os.path.join(directory, "task"), opt
+        with (
+            tempfile.TemporaryDirectory(prefix="function-") as directory,
+            _own_directory(opt, directory) as layers,
+        ):
+            task = os.path.join(directory, "task")
             os.mkdir(task)
-            if not os.access(opt, os.W_OK):
-                layers = os.path.join(directory, "opt")
-                os.mkdir(layers)
             left = UNPACKED_MOST
             for layer in found["Configuration"].get("Layers", ()):
                 content = client.get_layer_version_by_arn(Arn=layer["Arn"])["Content"]
@@ -139,6 +139,22 @@ def functions(
             _call(python, found["Configuration"], target, record, task, layers, directory)
 
     return job
+
+
+@contextmanager
+def _own_directory(wanted: str, within: str) -> Iterator[str]:
+    """A directory that was empty before and is empty again: the one wanted, or else a new one."""
+    if not os.access(wanted, os.W_OK) or os.listdir(wanted):
+        wanted = os.path.join(within, "opt")
+        os.mkdir(wanted)
+    try:
+        yield wanted
+    finally:
+        for entry in os.scandir(wanted):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path)
+            else:
+                os.unlink(entry.path)
 
 
 def _place(file: IO[bytes], directory: str, most: int) -> int:

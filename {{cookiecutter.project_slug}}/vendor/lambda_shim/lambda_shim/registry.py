@@ -12,8 +12,8 @@ function is to run them. Nothing else ever runs: what the file does not list is 
           "function": "arn:aws:lambda:eu-central-1:123456789012:function:billing",
           "sources": ["arn:aws:sqs:eu-central-1:123456789012:bills", "arn:aws:s3:::scans"],
           "pool": "billing",
-          "task_definition": "billing-overflow",
-          "role": "arn:aws:iam::123456789012:role/billing-overflow"
+          "role": "arn:aws:iam::123456789012:role/billing-overflow",
+          "task_definition": "billing-overflow"
         }
       ]
     }
@@ -38,15 +38,17 @@ class Function(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     Attributes:
         function: its ARN, with an alias or version or without.
         pool: names the tasks that run it: small letters, digits and hyphens; not ``own``.
-        task_definition: of those tasks; its architecture is the function's.
-        role: ARN of the role that they take on, with the function's permissions.
+        role: ARN of the role that they take on, with the function's permissions, and those to fetch
+            its code and to write records.
+        task_definition: of those tasks; its architecture is the function's. Empty: the service's
+            own, with that role.
         sources: ARNs.
     """
 
     function: str
     pool: str
-    task_definition: str
     role: str
+    task_definition: str = ""
     sources: tuple[str, ...] = ()
 
 
@@ -85,8 +87,8 @@ class Registry:
 
     @property
     def task_definitions(self) -> dict[str, str]:
-        """By pool, for ``ecs.TaskSettings``."""
-        return {each.pool: each.task_definition for each in self.functions}
+        """By pool, for ``ecs.TaskSettings``; without those that the service's own serves."""
+        return {each.pool: each.task_definition for each in self.functions if each.task_definition}
 
     @property
     def roles(self) -> dict[str, str]:
