@@ -101,7 +101,7 @@ def run(lab: Lab) -> Result:
                     mine.append(name)
                     if worker == BARE and supervisor != RUNIT:
                         launch[name] = Target(30 if server == SYSTEM else 40)
-                    elif server == SYSTEM and supervisor != RUNIT:
+                    elif server == SYSTEM and worker == SERVICE and supervisor != RUNIT:
                         launch[name] = Target(40)
                     teardown[name] = Target(15)
         server, path = next(iter(servers.items()))
