@@ -37,7 +37,7 @@ demo: ## Make a service in .demo/ and watch it do a month's work
 test: setup ## Test the template, both engines, and the vendored packages
 	@$(PYTEST) -n auto --dist loadgroup --no-loadscope-reorder -m 'not slow and not stress' --ignore tests/generated
 
-test-fast: setup ## Every combination of answers by both engines, and what they refuse; in a minute
+test-fast: setup ## Every combination of answers by both engines, and what they refuse
 	@$(PYTEST) -n auto --dist loadgroup -m 'not slow' tests/generator/test_engines.py tests/generator/test_answers.py \
 		tests/generator/test_tree.py
 

@@ -119,8 +119,8 @@ def slug_problem(slug: str) -> str:
     package = slug.replace("-", "_")
     if package in RESERVED_NAMES:
         return (
-            f"project_slug would name the package {package}, which Python, a dependency, a program, "
-            "the service's own layout, YAML or Windows already uses."
+            f"{package} is taken: Python, a dependency, a program, the service's own layout, YAML or "
+            "Windows uses it, so project_slug must name another package."
         )
     return ""
 
@@ -187,8 +187,10 @@ def remove_after(project: Path, parents: list[Path]) -> None:
 
 
 def main() -> int:
-    free = ("project_name", "description", "owner")
+    free = ("project_name", "project_slug", "description", "owner")
     jinja = {name: TYPED[name] for name in free if "{" in TYPED.get(name, "")}
+    if "cookiecutter.project_name" in jinja.get("project_slug", ""):
+        del jinja["project_slug"]  # nobody typed it: cookiecutter.json makes it from the name
     sentences = problems(ANSWERS | jinja)
     if not sentences:
         return 0

@@ -215,7 +215,7 @@ def test_refused_with_one_sentence(
     name: str, value: str, ask_cookiecutter: Hook, ask_copier: Questions
 ) -> None:
     (sentence,) = ask_cookiecutter({name: value})
-    assert re.fullmatch(rf"{name} (must|would) [^\n]+\.", sentence)
+    assert re.fullmatch(rf"[^\n]*{name} must [^\n]+\.", sentence)
     assert ask_copier({name: value}) == f"Validation error for question '{name}': {sentence}"
 
 
@@ -313,7 +313,7 @@ def test_cookiecutter_leaves_nothing_behind(slug: str, template: Template, tmp_p
     output.mkdir()
     process = template.cookiecutter(output, project_slug=slug)
     assert process.returncode == 1
-    assert re.fullmatch(r"project_slug (must|would) [^\n]+\.\n", process.stderr)
+    assert re.fullmatch(r"[^\n]*project_slug must [^\n]+\.\n", process.stderr)
     assert list(tmp_path.rglob("*")) == [output]
 
 
@@ -321,9 +321,12 @@ def test_cookiecutter_leaves_nothing_behind(slug: str, template: Template, tmp_p
 def test_cookiecutter_refuses_jinja_although_it_renders_it(
     text: str, template: Template, tmp_path: Path
 ) -> None:
-    process = template.cookiecutter(tmp_path / "output", description=text)
+    process = template.cookiecutter(tmp_path / "output", description=text, project_slug=f"a{text}")
     assert process.returncode == 1
-    assert re.fullmatch(r"description must not hold [^\n]+, braces, [^\n]+\.\n", process.stderr)
+    assert re.fullmatch(
+        r"project_slug must be [^\n]+\.\ndescription must not hold [^\n]+, braces, [^\n]+\.\n",
+        process.stderr,
+    )
     assert not list((tmp_path / "output").rglob("*"))
 
 
@@ -360,7 +363,7 @@ def test_cookiecutter_keeps_a_project_that_it_was_to_overwrite(
 def test_copier_leaves_nothing_behind(template: Template, tmp_path: Path) -> None:
     process = template.copier(tmp_path / "project", project_slug="json")
     assert process.returncode != 0
-    assert "project_slug would name the package json, which" in process.stderr
+    assert "json is taken: Python, a dependency, a program" in process.stderr
     assert list(tmp_path.rglob("*")) == []
 
 

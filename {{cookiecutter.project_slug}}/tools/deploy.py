@@ -85,14 +85,16 @@ def main(arguments: list[str]) -> int:
             print(__doc__, file=sys.stderr)
             return 2
     print("+", " ".join(command), flush=True)
+    try:
+        status = subprocess.run(command, cwd=directory).returncode
+    except FileNotFoundError:
+        print(f"{command[0]} is not on PATH, so {TOOL} cannot be started.", file=sys.stderr)
+        return 1
 {%- if cookiecutter.overflow == 'fargate' %}
-    status = subprocess.run(command, cwd=directory).returncode
     if arguments[0] == "deploy" and status == 0:
         status = after_deployment(stage)
-    return status
-{%- else %}
-    return subprocess.run(command, cwd=directory).returncode
 {%- endif %}
+    return status
 
 
 if __name__ == "__main__":

@@ -28,9 +28,11 @@ def checkov(template: Path) -> int:
     return subprocess.run(
         [
             *(UV, "tool", "run", "--quiet", "--python", ">=3.11,<3.14", "--from", "checkov>=3.2"),
-            *("checkov", "--file", str(template)),
-            *("--config-file", str(PROJECT / "deploy" / "checkov.yaml")),
+            # By names below the project: it takes some absolute ones for secrets.
+            *("checkov", "--file", str(template.relative_to(PROJECT))),
+            *("--config-file", "deploy/checkov.yaml"),
         ],
+        cwd=PROJECT,
         # It warns at length when its vendor's guidelines cannot be fetched.
         env={**os.environ, "LOG_LEVEL": "ERROR"},
     ).returncode

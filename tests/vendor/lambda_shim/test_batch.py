@@ -118,6 +118,15 @@ def test_one_failure_leaves_the_rest_of_the_batch_alone(
     assert [parked.message_id for parked in stores.parked] == ["m2"]
 
 
+def test_a_record_tells_since_when_its_message_fails(
+    worker: SqsHandler[None, Order], stores: Stores
+) -> None:
+    worker(event(order("fail", 0, attempt=LAST), order("reject", 1)), LambdaContext(60))
+    late, at_once = stores.parked
+    assert late.first_failed_at == "2025-11-01T00:00:00.001+00:00"
+    assert at_once.first_failed_at is None  # the store says: when it was parked
+
+
 def test_retry_after_changes_the_visibility(
     worker: SqsHandler[None, Order], stores: Stores
 ) -> None:

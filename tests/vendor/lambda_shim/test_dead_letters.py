@@ -206,8 +206,7 @@ def test_an_interrupted_redrive_is_resumed(memory: Desk) -> None:
     for number in range(25):
         memory.put(f"m{number:02}", body=str(number))
     memory.queues[ORDERS].fails_after = 10
-    with pytest.raises(KeyboardInterrupt):
-        memory("redrive", "--all")
+    assert memory("redrive", "--all") == 130
     assert len(memory.keys()) == 15
     memory.queues[ORDERS].fails_after = None
     assert memory("redrive", "--all") == 0
@@ -400,6 +399,23 @@ def test_a_whole_queue_is_moved_by_sqs(
         )
         stub.assert_no_pending_responses()
     assert "handle" in capsys.readouterr().out
+
+
+def test_a_move_that_sqs_refuses_is_told_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    assert dead_letters_cli.main(["redrive", "--whole-queue", f"{ORDERS}-dead"]) == 1
+    assert "SQS does not move" in capsys.readouterr().err
+
+
+def test_a_key_that_is_none_is_told(varied: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("ls", "redrive", "park", "purge"):
+        assert varied(command, "nothing") == 1
+        assert capsys.readouterr().err == "there is no record nothing\n"
+    assert varied.keys() == list("abcde")
 
 
 def test_durations_and_ages() -> None:

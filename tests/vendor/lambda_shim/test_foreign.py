@@ -21,6 +21,7 @@ import boto3
 import pytest
 from botocore.stub import Stubber
 from lambda_shim.archives import BadArchive, unpack
+from lambda_shim.dead_letters import Filter, run_again
 from lambda_shim.dispatcher import Dispatcher
 from lambda_shim.ecs import task_settings
 from lambda_shim.foreign import ARCHITECTURES, download, functions, redact
@@ -146,6 +147,39 @@ def test_what_is_not_registered_is_parked_and_never_runs(way: str) -> None:
     record = dispatched(STRANGERS[way])
     assert (record.state, record.reason) == (PARKED, "not_registered")
     assert record.body == STRANGERS[way]["body"]
+
+
+@pytest.mark.parametrize("way", STRANGERS)
+def test_what_is_not_registered_does_not_run_either_when_it_is_handed_to_the_runner(
+    way: str,
+) -> None:
+    records, launcher = Records(MemoryObjects()), FakeLauncher()
+    dispatcher = Dispatcher(records, launcher, sources=registry())
+    dispatcher({"Records": [STRANGERS[way]]})
+    assert run_again(records, Filter(), None).done == ["m1"]
+    dispatcher({})
+    assert launcher.launches == []
+    (record,) = records.list()
+    assert (record.state, record.reason) == (PARKED, "not_registered")
+    assert [event.event for event in record.history] == ["parked", "waiting", "parked"]
+
+
+def test_what_has_been_registered_since_runs_when_it_is_handed_to_the_runner() -> None:
+    records, launcher = Records(MemoryObjects()), FakeLauncher()
+    message = direct({"requestContext": {"functionArn": FUNCTION}, "requestPayload": {}})
+    Dispatcher(records, launcher, sources=Registry((SOURCE,), ()))({"Records": [message]})
+    run_again(records, Filter(), None)
+    Dispatcher(records, launcher, sources=registry())({})
+    assert [launch.pool for launch in launcher.launches] == ["billing"]
+
+
+def test_a_destination_tells_what_the_function_said() -> None:
+    body = {
+        "requestContext": {"functionArn": FUNCTION},
+        "requestPayload": {},
+        "responsePayload": {"errorType": "KeyError", "errorMessage": "'iban'"},
+    }
+    assert dispatched(direct(body)).error == "KeyError: 'iban'"
 
 
 def test_the_services_own_messages_stay_its_own() -> None:
@@ -337,6 +371,8 @@ def test_a_function_runs_with_its_code_layers_environment_and_event(
     assert "RECORDS_URL" not in environ
     assert "AWS_SECRET_ACCESS_KEY" not in environ
     assert not Path(told["cwd"]).exists()
+    assert environ["PATH"].endswith(f":{aws.opt}/bin")
+    assert environ["LD_LIBRARY_PATH"].endswith(f"{told['cwd']}/lib:{aws.opt}/lib")
     assert f"{aws.opt}/python" in environ["PYTHONPATH"].split(":")
     assert list(aws.opt.iterdir()) == []  # the next function's layers lie there alone
 

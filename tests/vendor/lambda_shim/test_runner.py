@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.server
+import json
 import os
 import signal
 import threading
@@ -14,8 +16,24 @@ import pytest
 from lambda_shim.budget import Limits, limits_of
 from lambda_shim.contract import Context, MalformedMessage, NeedsMoreTime, Reject, Retry
 from lambda_shim.dispatcher import Dispatcher
-from lambda_shim.records import PARKED, RUNNING, WAITING, DeadLetterRecord, Records
-from lambda_shim.runner import Job, Run, Runner, RunnerSettings, core, main, settings_of
+from lambda_shim.records import (
+    PARKED,
+    RUNNING,
+    WAITING,
+    DeadLetterRecord,
+    Records,
+    open_records,
+)
+from lambda_shim.runner import (
+    Job,
+    Run,
+    Runner,
+    RunnerSettings,
+    core,
+    log_location,
+    main,
+    settings_of,
+)
 
 from .overflow import FakeLauncher, dead_message, stopped_event
 from .stores import Breakable, MemoryObjects, dead_letter
@@ -373,14 +391,50 @@ def test_the_entry_point_reads_the_environment(
         "OVERFLOW_RECORD": "m1",
         "OVERFLOW_LIMITS": '{"runs": 1}',
     }
-    from lambda_shim.records import open_records
-
     records = open_records(environ["RECORDS_URL"])
     put(records)
     assert main(environ, lambda: raising(ValueError("boom"))) == 1
     assert (get(records).state, get(records).reason) == (PARKED, "run_failed")
     assert main({}, lambda: raising(ValueError("boom"))) == 2
     assert "RECORDS_URL, OVERFLOW_LAUNCH, OVERFLOW_RECORD" in caplog.text
+
+
+def test_a_failed_run_is_recorded_with_where_its_log_lies(tmp_path: Any) -> None:
+    environ = {
+        "RECORDS_URL": f"file://{tmp_path}/store",
+        "OVERFLOW_LAUNCH": "m1.1",
+        "OVERFLOW_RECORD": "m1",
+        "OVERFLOW_LOG": "/group/tasks.0/log",
+    }
+    records = open_records(environ["RECORDS_URL"])
+    put(records)
+    assert main(environ, lambda: raising(ValueError("boom"))) == 1
+    assert get(records).log == "/group/tasks.0/log"
+
+
+def test_in_a_task_ecs_tells_where_the_log_lies(caplog: pytest.LogCaptureFixture) -> None:
+    options = {"awslogs-group": "/overflow", "awslogs-stream": "overflow/runner/0123"}
+    answers = [b"no JSON", json.dumps({"LogOptions": options}).encode()]
+
+    class Metadata(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(answers.pop())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Metadata) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        environ = {"ECS_CONTAINER_METADATA_URI_V4": f"http://127.0.0.1:{server.server_port}/v4/id"}
+        assert log_location(environ) == "/overflow:overflow/runner/0123"
+        assert log_location(environ) is None
+        server.shutdown()
+        thread.join()
+    assert "does not tell where the log lies" in caplog.text
+    assert log_location({}) is None
 
 
 def test_bad_settings_are_named() -> None:

@@ -401,8 +401,10 @@ def _dead_letter(
     import traceback
     from datetime import UTC, datetime
 
-    from lambda_shim.records import DeadLetterRecord, function_identity
+    from lambda_shim.records import DeadLetterRecord, function_identity, now
 
+    attributes = dict(record["attributes"])
+    first = attributes.get("ApproximateFirstReceiveTimestamp")
     function, request_id = function_identity(lambda_context)
     expected = isinstance(error, Reject | MalformedMessage | UnknownMessageType | NeedsMoreTime)
     return DeadLetterRecord(
@@ -417,7 +419,9 @@ def _dead_letter(
         parked_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         business_id=_business_id(context),
         traceback=None if expected else "".join(traceback.format_exception(error)),
-        attributes=dict(record["attributes"]),
+        # With several deliveries the first that failed was long ago: as long as its receipt, about.
+        first_failed_at=now(int(first) / 1000) if first and attempt > 1 else None,
+        attributes=attributes,
         message_attributes=record.get("messageAttributes") or {},
     )
 

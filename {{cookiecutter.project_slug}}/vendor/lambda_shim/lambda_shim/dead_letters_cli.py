@@ -136,7 +136,8 @@ def main(
     program: str = "dead-letters",
     more: str = "",
 ) -> int:
-    """Run a command; returns the exit status: 0 done, 1 something was left, 2 a wrong call.
+    """Run a command; returns the exit status: 0 done, 1 something was left or is not there, 2 a wrong
+    call, 130 interrupted.
 
     Args:
         arguments: without the program's name.
@@ -147,6 +148,18 @@ def main(
     """
     grammar = parser(program, more)
     options = grammar.parse_args(arguments)
+    try:
+        return _run(options, grammar, open_tools)
+    except KeyboardInterrupt:
+        print("interrupted; called again, it goes on where it was", file=sys.stderr)
+        return 130
+
+
+def _run(
+    options: argparse.Namespace,
+    grammar: argparse.ArgumentParser,
+    open_tools: Callable[[str | None], Tools],
+) -> int:
     try:
         if getattr(options, "whole_queue", None):
             return _move(options)
@@ -165,6 +178,11 @@ def main(
         error=options.error,
         business_id=options.business_id,
     )
+    missing = [key for key in which.keys if tools.records.get(key) is None]
+    for key in missing:
+        print(f"there is no record {key}", file=sys.stderr)
+    if which.keys and len(missing) == len(which.keys):
+        return 1
     if options.command == "ls":
         return _list(tools.records, which, options.limit, options.json)
     if which == Filter() and not options.all:
@@ -217,8 +235,17 @@ def _move(options: argparse.Namespace) -> int:
     if options.dry_run:
         print(f"SQS would move {options.whole_queue} back to where its messages came from")
         return 0
+    try:
+        from botocore.exceptions import BotoCoreError, ClientError
+    except ImportError:
+        print("to ask SQS takes boto3, which is not installed here", file=sys.stderr)
+        return 1
     whole = None if options.rate is None else max(1, int(options.rate))
-    handle = dead_letters.move_queue(options.whole_queue, rate=whole)
+    try:
+        handle = dead_letters.move_queue(options.whole_queue, rate=whole)
+    except (BotoCoreError, ClientError) as error:
+        print(f"SQS does not move {options.whole_queue}: {error}", file=sys.stderr)
+        return 1
     print(msgspec.json.encode({"task": handle}).decode() if options.json else f"moving: {handle}")
     return 0
 

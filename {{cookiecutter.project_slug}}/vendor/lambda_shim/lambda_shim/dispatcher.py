@@ -23,6 +23,7 @@ from lambda_shim.budget import OPEN, LaunchBudget, Limits, Task, signature
 from lambda_shim.pointers import pointed
 from lambda_shim.records import (
     KEEP,
+    NOBODY,
     OWN,
     PARKED,
     RUNNING,
@@ -319,6 +320,7 @@ class Dispatcher:
         launched = 0
         if self.launcher is None:
             return 0
+        self._place_again()
         budget = self.budget.read()
         on_their_way = {task.key for task in budget.tasks.values()}
         for pool in self.sources.pools:
@@ -333,6 +335,20 @@ class Dispatcher:
                 launched += self._launch(waiting, pool)
                 budget = self.budget.read()
         return launched
+
+    def _place_again(self) -> None:
+        """What an operator has handed to the runner although nothing was registered for it: by now
+        something may be; otherwise it is parked again."""
+
+        def place(record: DeadLetterRecord | None) -> DeadLetterRecord | _Keep:
+            if record is None or record.state != WAITING or record.pool != NOBODY:
+                return KEEP
+            return self.sources.place(record)
+
+        for waiting in list(self.records.waiting(NOBODY)):
+            record = self.records.update(waiting.key, place)
+            if record is None or record.pool != NOBODY or record.state != WAITING:
+                self.records.forget_marker(waiting.marker)
 
     def _launch(self, waiting: Waiting, pool: str) -> bool:
         key = waiting.key

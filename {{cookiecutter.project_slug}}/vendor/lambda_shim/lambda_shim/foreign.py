@@ -202,6 +202,15 @@ def environment(
         "LAMBDA_TASK_ROOT": task,
         "LAMBDA_RUNTIME_DIR": layers,
         "_HANDLER": configuration["Handler"],
+        "PATH": os.pathsep.join(
+            [variables.get("PATH", environ.get("PATH", os.defpath)), f"{layers}/bin"]
+        ),
+        "LD_LIBRARY_PATH": os.pathsep.join(
+            [
+                *filter(None, [variables.get("LD_LIBRARY_PATH", environ.get("LD_LIBRARY_PATH"))]),
+                *(task, f"{task}/lib", f"{layers}/lib"),
+            ]
+        ),
         "PYTHONPATH": os.pathsep.join([*path, *filter(None, [variables.get("PYTHONPATH")])]),
         "PYTHONUNBUFFERED": "1",
     }

@@ -50,8 +50,10 @@ WAITING = "waiting"
 RUNNING = "running"
 PARKED = "parked"
 
-# The pool of the service's own messages. Other pools are the registry's.
+# The pool of the service's own messages. Other pools are the registry's, but for that of what it does
+# not list, from which no runner takes anything.
 OWN = "own"
+NOBODY = "nobody"
 
 # What a redriven message bears, since SQS gives it a new id: the history of the record it came from.
 HISTORY_ATTRIBUTE = "DeadLetterHistory"
@@ -104,7 +106,7 @@ class DeadLetterRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
         request_id: of the invocation that did, to find its log.
         parked_at: when it was put down or last parked; ISO 8601, UTC.
         state: ``waiting``, ``running`` or ``parked``.
-        pool: which runners may take it: ``own``, or an entry of the registry.
+        pool: which runners may take it: ``own``, or an entry of the registry; ``nobody``: none.
         first_failed_at: ISO 8601, UTC.
         launches: tasks asked for by its name; numbers the launch, whether it succeeded or not.
         stopped: those of its launches that ended before any runner had taken it up.
@@ -314,7 +316,8 @@ class Records:
             if old is None:
                 new = inherit(record)
                 first = new.first_failed_at or new.parked_at
-                return changed(new, record.state, detail, first_failed_at=first)
+                new = msgspec.structs.replace(new, first_failed_at=first)
+                return new if told else changed(new, record.state, detail)
             if old.state != PARKED:
                 return KEEP
             new = msgspec.structs.replace(
@@ -328,6 +331,10 @@ class Records:
             )
             return changed(new, record.state, detail)
 
+        # Whoever has parked it on its way here has noted it already.
+        told = any(
+            (event.event, event.detail) == (record.state, detail) for event in record.history
+        )
         # Mostly there is none yet: written without a look, it is half the requests, and the
         # function needs no permission to read.
         new = change(None)

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from lambda_shim.records import NOT_REGISTERED, OWN, DeadLetterRecord, parked
+from lambda_shim.records import NOBODY, NOT_REGISTERED, OWN, DeadLetterRecord, parked
 
 
 class Function(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,7 +37,8 @@ class Function(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Attributes:
         function: its ARN, with an alias or version or without.
-        pool: names the tasks that run it: small letters, digits and hyphens; not ``own``.
+        pool: names the tasks that run it: small letters, digits and hyphens; neither
+            ``own`` nor ``nobody``.
         role: ARN of the role that they take on, with the function's permissions, and those to fetch
             its code and to write records.
         task_definition: of those tasks; its architecture is the function's. Empty: the service's
@@ -72,7 +73,7 @@ class Registry:
         self.functions = functions
         self._by_source: dict[str, Function] = {}
         for each in functions:
-            if not each.pool or each.pool == OWN or set(each.pool) - set(_POOL):
+            if not each.pool or each.pool in (OWN, NOBODY) or set(each.pool) - set(_POOL):
                 raise ValueError(f"{each.function}: not a name for a pool: {each.pool!r}")
             for source in (_unqualified(each.function), *each.sources):
                 if source in self.own or self._by_source.setdefault(source, each) is not each:
@@ -104,8 +105,9 @@ class Registry:
         if target is None:
             found = ", ".join(candidate.source for candidate in candidates(record)) or "no source"
             why = f"no function is registered for {found}"
-            return parked(record, NOT_REGISTERED, why)
-        return msgspec.structs.replace(record, pool=target.function.pool)
+            return parked(record, NOT_REGISTERED, why, pool=NOBODY)
+        error = _error_in(record) or record.error
+        return msgspec.structs.replace(record, pool=target.function.pool, error=error)
 
     def target(self, record: DeadLetterRecord) -> Target | None:
         """What to run; None when nothing is registered."""
@@ -114,6 +116,16 @@ class Registry:
             if function is not None:
                 return Target(function, candidate.event)
         return None
+
+
+def _error_in(record: DeadLetterRecord) -> str | None:
+    """What the function's last failure said, as an on-failure destination or a DeadLetterConfig tells
+    it; SQS itself tells nothing."""
+    try:
+        response = json.loads(record.body).get("responsePayload")
+        return f"{response['errorType']}: {response['errorMessage']}"
+    except (ValueError, AttributeError, TypeError, KeyError):
+        return _attribute(record, "ErrorMessage")
 
 
 _POOL = "abcdefghijklmnopqrstuvwxyz0123456789-"

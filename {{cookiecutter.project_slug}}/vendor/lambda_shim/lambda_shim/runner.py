@@ -28,7 +28,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from time import monotonic, sleep, time
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -63,6 +63,9 @@ log = logging.getLogger("lambda_shim")
 RETRY_WAIT = 30.0
 # Shortly before the grace ends, by the same rule as the function's deadline guard.
 GUARD_SHARE, GUARD_MOST = 0.1, 2.0
+
+
+METADATA_TIMEOUT = 2.0  # seconds
 
 
 class RunnerSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -233,6 +236,7 @@ class Runner:
         limits: the launch budget's.
         settings: see there.
         clock: seconds since 1970.
+        where: says where this task's log lies; None: nobody knows.
     """
 
     def __init__(
@@ -244,9 +248,11 @@ class Runner:
         limits: Limits | None = None,
         settings: RunnerSettings | None = None,
         clock: Callable[[], float] = time,
+        where: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.records = records
         self.launch = launch
+        self._where = where
         self.pool = pool
         self.limits = limits or Limits()
         self.settings = settings or RunnerSettings()
@@ -409,7 +415,7 @@ class Runner:
                 reason = dead_letters.MALFORMED
                 if isinstance(error, Reject):
                     reason = getattr(error, "code", dead_letters.REJECTED)
-                parking = {"business_id": business_id}
+                parking = {"business_id": business_id, "log": self._where() or record.log}
                 if not self._write(
                     lambda: records.park(key, owner, reason, describe(error), **parking), record
                 ):
@@ -442,6 +448,8 @@ class Runner:
         elif isinstance(error, Retry):
             reason = dead_letters.RETRIES_EXHAUSTED
 
+        where = self._where() or record.log
+
         def fail() -> None:
             self.records.held(
                 record.key,
@@ -454,6 +462,7 @@ class Runner:
                     self.limits.again_at(held.runs + 1, self.records.clock()),
                     traceback=text,
                     business_id=business_id,
+                    log=where,
                 ),
             )
 
@@ -494,6 +503,25 @@ def settings_of(environ: Mapping[str, str]) -> RunnerSettings:
         raise ValueError(f"OVERFLOW_RUNNER: {error}") from None
 
 
+def log_location(environ: Mapping[str, str]) -> str | None:
+    """Where this task's log lies: ``OVERFLOW_LOG`` says it, or else, in a task, ECS does (AWS
+    documentation, "Task metadata endpoint version 4", ``LogOptions``)."""
+    if told := environ.get("OVERFLOW_LOG"):
+        return told
+    address = environ.get("ECS_CONTAINER_METADATA_URI_V4")
+    if not address:
+        return None
+    from urllib.request import urlopen
+
+    try:
+        with urlopen(address, timeout=METADATA_TIMEOUT) as answer:
+            options = msgspec.json.decode(answer.read())["LogOptions"]
+        return f"{options['awslogs-group']}:{options['awslogs-stream']}"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("ECS does not tell where the log lies: %s", describe(error))
+        return None
+
+
 def _load_functions(environ: Mapping[str, str]) -> Job:
     from lambda_shim import foreign, registry
 
@@ -506,7 +534,7 @@ def main(environ: Mapping[str, str], load: Callable[[], Job]) -> int:
     Args:
         environ: ``RECORDS_URL``, and what the launch has set: ``OVERFLOW_LAUNCH``,
             ``OVERFLOW_RECORD``, ``OVERFLOW_POOL``; for a pool of the registry's, its file's path in
-            ``OVERFLOW_REGISTRY``.
+            ``OVERFLOW_REGISTRY``. See also ``log_location``.
         load: see Runner; import the service's code in it, not at the top of the module.
     """
     logging.basicConfig(
@@ -528,6 +556,7 @@ def main(environ: Mapping[str, str], load: Callable[[], Job]) -> int:
         pool,
         limits,
         settings,
+        where=cache(partial(log_location, environ)),
     )
     runner.listen()
     return runner.run(environ["OVERFLOW_RECORD"])
