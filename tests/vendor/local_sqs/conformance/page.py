@@ -105,10 +105,11 @@ Runs in a row on 21 November 2026 (Redis 7.0.15, two cores that much else kept b
 | ring | killed | messages a run | runs | kills | misses | effects done twice, all in the window |
 |---|---|---|---|---|---|---|
 | local | environments, poller | 3,000 | 50 | 8,115 | 0 | 2,391 |
-| local | environments, poller, Redis | 3,000 | 34 | 8,905 | 0 | 1,653 |
+| local | environments, poller, Redis | 3,000 | 50 | 11,295 | 0 | 2,523 |
 | local | FIFO: environments, poller, Redis | 500 | 50 | 3,304 | 0 | 312 |
 | runtime | environments, poller | 3,000 | 50 | 10,114 | 0 | 1,377 |
-| runtime | environments, poller, Redis | 3,000 | 34 | 8,495 | 0 | 1,436 |
+| runtime | environments, poller, Redis | 3,000 | 50 | 11,962 | 0 | 2,147 |
+| runtime | FIFO: environments, poller, Redis | 500 | 50 | 5,927 | 0 | 464 |
 """
 
 
