@@ -173,6 +173,20 @@ def test_what_has_been_registered_since_runs_when_it_is_handed_to_the_runner() -
     assert [launch.pool for launch in launcher.launches] == ["billing"]
 
 
+def test_a_function_that_keeps_failing_keeps_nobody_else_from_running() -> None:
+    records, launcher = Records(MemoryObjects()), FakeLauncher()
+    dispatcher = Dispatcher(records, launcher, sources=registry())
+    for _ in range(dispatcher.limits.failures):
+        dispatcher.budget.ran("x.1", "KeyError: …", "billing")
+    theirs = direct({"requestContext": {"functionArn": FUNCTION}, "requestPayload": {}})
+    dispatcher({"Records": [theirs, dead_message("own")]})
+    assert [launch.key for launch in launcher.launches] == ["own"]
+    assert [(r.key, r.state, r.reason) for r in records] == [
+        ("m1", PARKED, "circuit_open"),
+        ("own", WAITING, "dead_lettered"),
+    ]
+
+
 def test_a_destination_tells_what_the_function_said() -> None:
     body = {
         "requestContext": {"functionArn": FUNCTION},

@@ -4,9 +4,9 @@ One small object in the record store, changed by compare-and-swap by all dispatc
 launch is booked before it is asked for, so that a dispatcher killed in between has spent a part of
 the budget rather than gone over it.
 
-The circuit breaker looks at runs, not at tasks: after so many failures in a row that look the same,
-it opens for a while. Then what arrives is parked, runners stop draining and no task is launched;
-after the cool-down one task may try (half-open), and the first run that succeeds closes it.
+Each pool has a circuit breaker, which looks at runs, not at tasks: after so many failures in a row that
+look the same, it opens for a while. Then what arrives is parked, runners stop draining and no task is
+launched; after the cool-down one task may try (half-open), and the first run that succeeds closes it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from time import time
 import msgspec
 
 from lambda_shim.objects import ABSENT, Conflict, Objects
+from lambda_shim.records import OWN
 
 KEY = "overflow/budget.json"
 
@@ -85,12 +86,10 @@ class Task(msgspec.Struct, omit_defaults=True):
     reported: bool = False
 
 
-class Budget(msgspec.Struct, omit_defaults=True):
-    """The budget as it stands.
+class Pool(msgspec.Struct, omit_defaults=True):
+    """How a pool's runs and launches have gone lately.
 
     Attributes:
-        tasks: by launch.
-        launched_at: of the last hour's launches, seconds since 1970.
         signature: how the last run failed; None after one that succeeded.
         failures: how many runs in a row have failed like that.
         opened_at: when the circuit opened last; None while it is closed.
@@ -98,13 +97,29 @@ class Budget(msgspec.Struct, omit_defaults=True):
         not_before: no launch until then.
     """
 
-    tasks: dict[str, Task] = {}
-    launched_at: list[float] = []
     signature: str | None = None
     failures: int = 0
     opened_at: float | None = None
     refusals: int = 0
     not_before: float = 0.0
+
+
+class Budget(msgspec.Struct, omit_defaults=True):
+    """The budget as it stands.
+
+    Attributes:
+        tasks: by launch.
+        launched_at: of the last hour's launches, seconds since 1970.
+        pools: by name; those of which there is something to tell.
+    """
+
+    tasks: dict[str, Task] = {}
+    launched_at: list[float] = []
+    pools: dict[str, Pool] = {}
+
+    def of(self, pool: str) -> Pool:
+        """The pool's, to be changed."""
+        return self.pools.setdefault(pool, Pool())
 
 
 def signature(error: BaseException | str) -> str:
@@ -138,31 +153,32 @@ class LaunchBudget:
         found = self.objects.get(KEY)
         return Budget() if found is None else msgspec.json.decode(found[0], type=Budget)
 
-    def circuit(self, budget: Budget | None = None) -> str:
+    def circuit(self, pool: str = OWN, budget: Budget | None = None) -> str:
         """``closed``, ``open`` or ``half-open``."""
-        budget = budget or self.read()
-        if budget.opened_at is None:
+        opened_at = (budget or self.read()).of(pool).opened_at
+        if opened_at is None:
             return CLOSED
-        return OPEN if self.clock() < budget.opened_at + self.limits.cool_down else HALF_OPEN
+        return OPEN if self.clock() < opened_at + self.limits.cool_down else HALF_OPEN
 
-    def refusal(self, budget: Budget) -> str | None:
+    def refusal(self, budget: Budget, pool: str = OWN) -> str | None:
         """Why nothing may be launched now; None when a launch is within the budget."""
         now = self.clock()
-        circuit = self.circuit(budget)
+        circuit, state = self.circuit(pool, budget), budget.of(pool)
         if circuit == OPEN:
-            return f"the circuit is open: {budget.signature}"
-        if circuit == HALF_OPEN and budget.opened_at is not None:
+            return f"the circuit is open: {state.signature}"
+        if circuit == HALF_OPEN and state.opened_at is not None:
             # Tasks from before may be busy for hours yet: they are no trial.
-            since = budget.opened_at + self.limits.cool_down
-            if any(task.booked_at >= since for task in budget.tasks.values()):
-                return f"the circuit is half-open, one task tries: {budget.signature}"
+            since = state.opened_at + self.limits.cool_down
+            tasks = [task for task in budget.tasks.values() if task.pool == pool]
+            if any(task.booked_at >= since for task in tasks):
+                return f"the circuit is half-open, one task tries: {state.signature}"
         if len(budget.tasks) >= self.limits.tasks:
             return f"{len(budget.tasks)} tasks at once, of {self.limits.tasks}"
         recent = [at for at in budget.launched_at if at > now - HOUR]
         if len(recent) >= self.limits.launches:
             return f"{len(recent)} launches within an hour, of {self.limits.launches}"
-        if now < budget.not_before:
-            return f"{budget.refusals} launches were refused, the next in due time"
+        if now < state.not_before:
+            return f"{state.refusals} launches were refused, the next in due time"
         return None
 
     def book(self, launch: str, key: str, pool: str) -> str | None:
@@ -178,7 +194,7 @@ class LaunchBudget:
             if any(task.key == key for task in budget.tasks.values()):
                 why = "a task for this record is on its way"
                 return False
-            if (why := self.refusal(budget)) is not None:
+            if (why := self.refusal(budget, pool)) is not None:
                 return False
             now = self.clock()
             budget.tasks[launch] = Task(key, pool, now)
@@ -192,9 +208,11 @@ class LaunchBudget:
         """RunTask has answered with a task."""
 
         def change(budget: Budget) -> bool:
-            budget.refusals, budget.not_before = 0, 0.0
-            if (task := budget.tasks.get(launch)) is not None:  # else it has ended already
-                task.arn = arn
+            if (task := budget.tasks.get(launch)) is None:  # it has ended already
+                return False
+            task.arn = arn
+            state = budget.of(task.pool)
+            state.refusals, state.not_before = 0, 0.0
             return True
 
         self._change(change)
@@ -208,9 +226,10 @@ class LaunchBudget:
                 return False
             if task.booked_at in budget.launched_at:
                 budget.launched_at.remove(task.booked_at)
-            wait = min(self.limits.refused_wait * 2.0**budget.refusals, REFUSED_WAIT_MOST)
-            budget.refusals += 1
-            budget.not_before = self.clock() + wait
+            state = budget.of(task.pool)
+            wait = min(self.limits.refused_wait * 2.0**state.refusals, REFUSED_WAIT_MOST)
+            state.refusals += 1
+            state.not_before = self.clock() + wait
             return True
 
         self._change(change)
@@ -228,14 +247,14 @@ class LaunchBudget:
             if ended is None:
                 return False
             if failed is not None and not ended.reported:
-                self._count(budget, failed)
+                self._count(budget.of(ended.pool), failed)
             return True
 
         self._change(change)
         return ended
 
-    def ran(self, launch: str, failed: str | None) -> str:
-        """A runner tells of a run; ``failed`` is its signature, None for success.
+    def ran(self, launch: str, failed: str | None, pool: str = OWN) -> str:
+        """A runner of this pool tells of a run; ``failed`` is its signature, None for success.
 
         Returns the circuit's state.
         """
@@ -247,24 +266,25 @@ class LaunchBudget:
             news = task is not None and not task.reported
             if task is not None:
                 task.reported = True
+            runs = budget.of(pool)
             if failed is not None:
-                self._count(budget, failed)
+                self._count(runs, failed)
                 news = True
-            elif budget.failures or budget.opened_at is not None:
-                budget.signature, budget.failures, budget.opened_at = None, 0, None
+            elif runs.failures or runs.opened_at is not None:
+                runs.signature, runs.failures, runs.opened_at = None, 0, None
                 news = True
-            state = self.circuit(budget)
+            state = self.circuit(pool, budget)
             return news
 
         self._change(change)
         return state
 
-    def _count(self, budget: Budget, failed: str) -> None:
-        budget.failures = budget.failures + 1 if failed == budget.signature else 1
-        budget.signature = failed
+    def _count(self, pool: Pool, failed: str) -> None:
+        pool.failures = pool.failures + 1 if failed == pool.signature else 1
+        pool.signature = failed
         # Half-open, one more failure is enough, whatever it looks like.
-        if budget.failures >= self.limits.failures or budget.opened_at is not None:
-            budget.opened_at = self.clock()
+        if pool.failures >= self.limits.failures or pool.opened_at is not None:
+            pool.opened_at = self.clock()
 
     def _change(self, change: Callable[[Budget], bool]) -> None:
         from random import random

@@ -19,7 +19,7 @@ from time import time
 from typing import Any, NamedTuple, Protocol
 
 from lambda_shim import records as dead_letters
-from lambda_shim.budget import OPEN, LaunchBudget, Limits, Task, signature
+from lambda_shim.budget import OPEN, Budget, LaunchBudget, Limits, Task, signature
 from lambda_shim.pointers import pointed
 from lambda_shim.records import (
     KEEP,
@@ -162,13 +162,13 @@ class Dispatcher:
         """Put each message on record; returns the ids of those that could not be."""
         failures = []
         try:
-            instead = self._parking()
+            budget = self.budget.read()
         except Exception:
             log.exception("the launch budget could not be read")
             return [message["messageId"] for message in messages]
         for message in messages:
             try:
-                self._take(message, instead, context)
+                self._take(message, budget, context)
             except Exception:
                 log.exception(
                     "not put on record, returned to the failure queue",
@@ -177,25 +177,34 @@ class Dispatcher:
                 failures.append(message["messageId"])
         return failures
 
-    def _parking(self) -> _Parking | None:
-        """How to park what is to be run, when nothing is to be run now."""
+    def _to_run(self, record: DeadLetterRecord, budget: Budget) -> DeadLetterRecord:
+        """The record; parked, if it waits and nothing is to be run now."""
+        if record.state != WAITING:
+            return record
         if self.launcher is None:
-            return _Parking(dead_letters.NO_RUNNER, NO_RUNNER)
-        if self.budget.circuit() == OPEN:
-            return _Parking(dead_letters.CIRCUIT_OPEN)
-        return None
+            return parked(record, dead_letters.NO_RUNNER, NO_RUNNER)
+        if self.budget.circuit(record.pool, budget) == OPEN:
+            return parked(record, dead_letters.CIRCUIT_OPEN, record.error)
+        return record
 
-    def _take(self, message: dict[str, Any], instead: _Parking | None, context: object) -> None:
+    def _take(self, message: dict[str, Any], budget: Budget, context: object) -> None:
         if (key := pointed(message["body"])) is not None:
-            if instead is not None:
-                self.records.update(dead_letters.record_key(key), instead.change)
+            self._look_at(dead_letters.record_key(key), budget)
             return
         record = self.sources.place(_dead_letter(message, context))
-        if instead is not None and record.state == WAITING:
-            record = instead.park(record)
-        stored = self.records.put(record)
+        stored = self.records.put(self._to_run(record, budget))
         details = {"message_id": record.message_id, "reason": stored.reason}
         log.warning("on record, %s: %s", stored.state, stored.error, extra=details)
+
+    def _look_at(self, key: str, budget: Budget) -> None:
+        """Park the record if it waits, and nothing is to be run now."""
+
+        def change(record: DeadLetterRecord | None) -> DeadLetterRecord | _Keep:
+            if record is None or (new := self._to_run(record, budget)) is record:
+                return KEEP
+            return new
+
+        self.records.update(key, change)
 
     # -- tasks
 
@@ -272,10 +281,10 @@ class Dispatcher:
                 self._ask(Launch(launch, task.key, task.pool), task)
         for key in list(self.records.running()):
             self._sweep_running(key)
-        if self.launcher is None and (instead := self._parking()) is not None:
+        if self.launcher is None:
             # Left by an earlier deployment, which had tasks.
             for waiting in self._waiting():
-                self.records.update(waiting.key, instead.change)
+                self._look_at(waiting.key, budget)
 
     def _waiting(self) -> list[Waiting]:
         return [each for pool in self.sources.pools for each in self.records.waiting(pool)]
@@ -324,12 +333,12 @@ class Dispatcher:
         budget = self.budget.read()
         on_their_way = {task.key for task in budget.tasks.values()}
         for pool in self.sources.pools:
-            if self.budget.refusal(budget) is not None:
-                break
+            if self.budget.refusal(budget, pool) is not None:
+                continue
             for waiting in self.records.waiting(pool):
-                if (why := self.budget.refusal(budget)) is not None:
+                if (why := self.budget.refusal(budget, pool)) is not None:
                     log.info("not launched: %s", why)
-                    return launched
+                    break
                 if waiting.key in on_their_way:
                     continue
                 launched += self._launch(waiting, pool)
@@ -403,19 +412,6 @@ class Dispatcher:
 
 # What ``Launcher.ended`` says of a task that it does not find.
 UNKNOWN_TASK = "the task is not known"
-
-
-class _Parking(NamedTuple):
-    """Parks records that wait. ``error`` replaces theirs, unless it is None."""
-
-    reason: str
-    error: str | None = None
-
-    def park(self, record: DeadLetterRecord) -> DeadLetterRecord:
-        return parked(record, self.reason, self.error or record.error)
-
-    def change(self, record: DeadLetterRecord | None) -> DeadLetterRecord | _Keep:
-        return KEEP if record is None or record.state != WAITING else self.park(record)
 
 
 def _dead_letter(message: dict[str, Any], context: object) -> DeadLetterRecord:

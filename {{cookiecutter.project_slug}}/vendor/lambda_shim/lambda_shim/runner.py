@@ -428,7 +428,7 @@ class Runner:
                 if not self._fail(record, owner, business_id, error):
                     return
         try:
-            self._circuit = self.budget.ran(self.launch, failed)
+            self._circuit = self.budget.ran(self.launch, failed, self.pool)
         except Exception:
             log.exception("the circuit was not told of the run")
 
