@@ -3,41 +3,72 @@
 What AWS does around the code is played by the parent: it delivers at least once, keeps what was not
 acknowledged, dead-letters after three deliveries, starts and reaps tasks, and lets time pass. The
 code under test runs in forked processes, which can be killed at any operation on the store.
+
+Another service's dead letters come of the queues in ANOTHERS; its functions are BILLING, which
+works, and SCANS, which is a container image.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import platform
 import signal
+import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from botocore.exceptions import ClientError
+from botocore.session import Session
+from botocore.validate import validate_parameters
 from lambda_shim.batch import SqsHandler
-from lambda_shim.budget import Limits
+from lambda_shim.budget import LaunchBudget, Limits
 from lambda_shim.contract import Context, NeedsMoreTime, Reject, Retry
-from lambda_shim.dispatcher import (
-    ANSWER_MOST,
-    UNKNOWN_TASK,
-    Dispatcher,
-    Launch,
-    LaunchRefused,
-    Stopped,
-)
+from lambda_shim.dispatcher import ANSWER_MOST, Dispatcher, OwnMessages, Sources
+from lambda_shim.ecs import LAUNCH, POOL, RECORD, EcsLauncher, TaskSettings
+from lambda_shim.foreign import ARCHITECTURES, functions
 from lambda_shim.objects import ABSENT, Conflict, DirectoryObjects, Objects
-from lambda_shim.records import Records
+from lambda_shim.records import OWN, Records
+from lambda_shim.registry import Function, Registry
 from lambda_shim.runner import Job, Runner, RunnerSettings, core
 from lambda_shim.sqs import Entry, Refused
 
-from .overflow import TICK, dead_message, failed, stopped_event
+from .overflow import SOURCE, TICK, dead_message, failed, stopped_event
 from .stores import Breakable
 from .support import MAX_RECEIVE_COUNT, LambdaContext, Order, decode, event, record
 
 PATIENCE = 30.0
+# Seconds for which a runner holds a record without a heartbeat.
+LEASE = 5.0
+# Seconds that a function has whose time is to run out, and what an SQS trigger delivers at once.
+QUICK = 0.3
+BATCH = 10
+
+ACCOUNT = "eu-central-1:000000000000"
+BILLING, SCANS = (f"arn:aws:lambda:{ACCOUNT}:function:{name}" for name in ("billing", "scans"))
+# What a message "does", and the queue that it was dead-lettered from.
+ANOTHERS = {
+    "is another service's": f"arn:aws:sqs:{ACCOUNT}:bills",
+    "is an image function's": f"arn:aws:sqs:{ACCOUNT}:scans",
+    "is nobody's": f"arn:aws:sqs:{ACCOUNT}:unheard-of",
+}
+# The code of BILLING: another service has no ledger, so it notes every effect.
+CODE = """
+import json, os
+
+def handler(event, context):
+    (record,) = event["Records"]
+    order = json.loads(record["body"])["id"]
+    with open(os.path.join(os.environ["EFFECTS"], "order-" + order), "ab", buffering=0) as file:
+        file.write(b".")
+"""
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -113,21 +144,30 @@ class World:
             kind takes the first fault, and so on; then all is well.
         duplicates: every message is delivered a second time, after all that came of the first.
         lost_answers: so many deliveries of each queue are acknowledged in vain.
-        refusals: so many launches are refused.
+        init_fails: the function's environments end before its handler is there to be called.
+        subnets: none: the deployment has no tasks.
+        sources: whose dead letters the dispatcher takes.
+        answers: of RunTask, one after the other, see ``ANSWERS``; then it starts tasks.
         stillborn: tasks stop before their container starts.
         vanishing: so many tasks end at once, and no event tells of it.
         window: so many runners are killed between the effect and the ledger's note of it.
+        broken_import: the service's jobs cannot be imported in a task.
     """
 
     def __init__(self, directory: Path, **limits: Any) -> None:
         self.directory = directory
-        for name in ("tasks", "ended", "refused", "effects", "pointers"):
+        for name in ("tasks", "ended", "answered", "effects", "pointers"):
             (directory / name).mkdir()
+        for name in ("RunTask", "DescribeTasks"):
+            shapes(name)  # read once, for all the processes
         self.limits = Limits(**{"launches": 1000, "failures": 1000, **limits})
         self.faults: dict[str, list[Fault]] = {}
         self.duplicates = False
         self.lost_answers = 0
-        self.refusals = 0
+        self.init_fails = False
+        self.subnets: tuple[str, ...] = ("subnet-a", "subnet-b")
+        self.sources: Sources = OwnMessages()
+        self.answers: tuple[str, ...] = ()
         self.stillborn = False
         self.vanishing = 0
         self.window = 0
@@ -184,25 +224,22 @@ class World:
         path = self.directory / "effects" / name
         return path.stat().st_size if path.exists() else 0
 
-    def launch(self, launch: Launch) -> str:
-        refused = self.directory / "refused"
-        if len(list(refused.iterdir())) < self.refusals:
-            (refused / launch.id).touch()
-            raise LaunchRefused("RESOURCE:CAPACITY")
-        (self.directory / "tasks" / launch.id).write_text(launch.key)
-        arn: str = stopped_event(launch.id)["detail"]["taskArn"]
-        return arn
+    def lose_leases(self) -> None:
+        """What a sweep makes of a runner that stood still for longer than its lease."""
+        records = self.records()
+        records.clock = lambda: self.clock() + 10 * LEASE
+        Dispatcher(records, self.launcher(), self.limits, clock=records.clock).sweep()
 
-    def ended(self, arns: list[str]) -> Mapping[str, Stopped]:
-        ended = self.directory / "ended"
-        return {
-            arn: Stopped((ended / arn.rpartition("/")[2]).read_text() or None)
-            for arn in arns
-            if (ended / arn.rpartition("/")[2]).exists()
-        }
-
-    def log_of(self, arn: str) -> str:
-        return f"/overflow:{arn.rpartition('/')[2]}"
+    def launcher(self) -> EcsLauncher | None:
+        if not self.subnets:
+            return None
+        settings = TaskSettings(
+            cluster="overflow",
+            task_definitions=dict.fromkeys(self.sources.pools, "overflow"),
+            container="runner",
+            subnets=self.subnets,
+        )
+        return EcsLauncher(settings, Ecs(self))
 
     def send_entries(self, entries: list[Entry]) -> list[Refused]:
         """The failure queue, as the worker's process sees it."""
@@ -213,8 +250,13 @@ class World:
 
     # -- the processes
 
-    def process(self, main: Callable[[], Any]) -> tuple[int, Any]:
-        """Run this in a process of its own; gives its wait status, and what it returned."""
+    def process(self, main: Callable[[], Any], most: float | None = None) -> tuple[int, Any]:
+        """Run this in a process of its own; gives its wait status, and what it returned.
+
+        Args:
+            main: what to run.
+            most: it is killed after so many seconds; default: it has to end.
+        """
         self.processes += 1
         path = self.directory / f"answer-{self.processes}"
         pid = os.fork()
@@ -227,12 +269,13 @@ class World:
                 traceback.print_exc()
             finally:
                 os._exit(status)
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + (PATIENCE if most is None else most)
         while (done := os.waitpid(pid, os.WNOHANG))[0] == 0:
             if time.monotonic() > deadline:
                 os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-                raise AssertionError("a process did not end")
+                done = os.waitpid(pid, 0)
+                assert most is not None, "a process did not end"
+                break
             time.sleep(0.002)
         return done[1], json.loads(path.read_text()) if path.exists() else None
 
@@ -240,23 +283,29 @@ class World:
         faults = self.faults.get(process)
         return faults.pop(0) if faults else None
 
-    def run_worker(self, messages: list[dict[str, Any]], seconds: float) -> list[str]:
+    def run_worker(self, messages: list[dict[str, Any]]) -> list[str]:
         """Deliver a batch to the function; returns what came back."""
         fault = self.fault("worker")
         world = self
+        does = {word for word in ("sleep", "hang") for m in messages if f'"{word}"' in m["body"]}
 
         class Wiring:
             ports = world
             max_receive_count = MAX_RECEIVE_COUNT
-            failure_queue = world
+            failure_queue = world if world.subnets else None
             queue = world
             ledger = world.ledger()
             records = world.records(fault)
 
         def main() -> Any:
-            return SqsHandler(decode, handle, Wiring)(event(*messages), LambdaContext(seconds))
+            if self.init_fails:
+                raise ModuleNotFoundError("No module named 'pydyf'")
+            context = LambdaContext(QUICK if does else 60)
+            return SqsHandler(decode, handle, Wiring)(event(*messages), context)
 
-        return self._answer("work", messages, self.process(main)[1])
+        # With the guard to rely on, a busy machine is given the time to put the record down.
+        most = QUICK if "hang" in does else None
+        return self._answer("work", messages, self.process(main, most)[1])
 
     def change_visibility(self, receipt: str, seconds: float) -> None:
         pass
@@ -266,7 +315,8 @@ class World:
 
         def main() -> Any:
             records = self.records(fault)
-            return Dispatcher(records, self, self.limits, clock=self.clock)(what)
+            launcher = self.launcher()
+            return Dispatcher(records, launcher, self.limits, self.sources, self.clock)(what)
 
         return self.process(main)[1]
 
@@ -280,7 +330,7 @@ class World:
             return ids
         return failed(answer)
 
-    def run_task(self, launch: str, key: str) -> int | None:
+    def run_task(self, launch: str, key: str, pool: str) -> int | None:
         """Run a task to its end; returns its exit code as ECS tells it, None: never started."""
         if self.stillborn:
             return None
@@ -288,6 +338,10 @@ class World:
         window, self.window = self.window > 0, max(self.window - 1, 0)
 
         def load() -> Job:
+            if pool != OWN:
+                assert isinstance(self.sources, Registry)
+                opt = str(self.directory / "opt")
+                return functions(self.sources, Functions(self), opt, lambda url: zipped(CODE))
             if self.broken_import:
                 raise ModuleNotFoundError("No module named 'pydyf'")
             ledger = self.ledger()
@@ -307,9 +361,10 @@ class World:
                 self.records(fault),
                 launch,
                 load,
-                limits=self.limits,
-                settings=RunnerSettings(lease=5, grace=1, retry_most=0.3),
-                clock=self.clock,
+                pool,
+                self.limits,
+                RunnerSettings(lease=LEASE, grace=1, retry_most=0.3),
+                self.clock,
             )
             runner.listen()
             if status := runner.run(key):
@@ -320,15 +375,20 @@ class World:
 
     # -- the course of things
 
-    def send(self, does: str, name: str = "1", message_id: str = "m1") -> None:
+    def send(self, does: str, name: str = "1", message_id: str = "m1") -> str:
+        """Send a message, or dead-letter another service's; returns its body."""
         body = msgspec.json.encode(Order(id=name, does=does)).decode()
-        self.send_body("}{" if does == "malformed" else body, message_id)
-
-    def send_body(self, body: str, message_id: str) -> None:
-        message = record(body) | {"messageId": message_id}
-        self.work.append(message)
+        body = "}{" if does == "malformed" else body
+        if does in ANOTHERS:
+            message = dead_message(message_id, body)
+            message["attributes"]["DeadLetterQueueSourceArn"] = ANOTHERS[does]
+        else:
+            message = record(body) | {"messageId": message_id}
+        queue, messages = ("failures", self.failures) if does in ANOTHERS else ("work", self.work)
+        messages.append(message)
         if self.duplicates:
-            self.again.append(("work", message))
+            self.again.append((queue, message))
+        return body
 
     def settle(self, rounds: int = 40) -> None:
         """Let everything happen until nothing is left to happen."""
@@ -348,24 +408,31 @@ class World:
 
     def _quiet(self) -> bool:
         records = self.records()
-        budget = Dispatcher(records, self, self.limits).budget.read()
+        budget = LaunchBudget(records.objects, self.limits).read()
         states = {each.state for each in records}
         waits = list((self.directory / "pointers").iterdir())
         return not (self.work or self.failures or waits or budget.tasks or states - {"parked"})
 
     def _deliver_work(self) -> None:
-        for message in list(self.work):
-            deadline = '"sleep"' in message["body"]
-            if message["messageId"] in self.run_worker([message], 0.3 if deadline else 60):
-                count = int(message["attributes"]["ApproximateReceiveCount"])
-                if count < MAX_RECEIVE_COUNT:
-                    message["attributes"]["ApproximateReceiveCount"] = str(count + 1)
-                    continue
-                dead = dead_message(message["messageId"], message["body"])
-                self.failures.append(dead)
-                if self.duplicates:
-                    self.again.append(("failures", dead))
-            self.work.remove(message)
+        messages, self.work = self.work, []
+        for start in range(0, len(messages), BATCH):
+            batch = messages[start : start + BATCH]
+            returned = self.run_worker(batch)
+            for message in batch:
+                if message["messageId"] in returned:
+                    self._return(message)
+
+    def _return(self, message: dict[str, Any]) -> None:
+        """A message was not deleted: it is delivered again, or dead-lettered."""
+        count = int(message["attributes"]["ApproximateReceiveCount"])
+        if count < MAX_RECEIVE_COUNT:
+            message["attributes"]["ApproximateReceiveCount"] = str(count + 1)
+            self.work.append(message)
+            return
+        dead = dead_message(message["messageId"], message["body"])
+        self.failures.append(dead)
+        if self.duplicates:
+            self.again.append(("failures", dead))
 
     def _deliver_failures(self) -> None:
         for path in sorted((self.directory / "pointers").iterdir()):
@@ -384,20 +451,133 @@ class World:
             new = sorted(set(tasks) - self.started)
             if not new:
                 return
-            for launch in new:
-                self.started.add(launch)
+            for name in new:
+                self.started.add(name)
                 if self.vanishing > 0:
                     self.vanishing -= 1
-                    (self.directory / "ended" / launch).write_text(UNKNOWN_TASK)
+                    (self.directory / "ended" / name).touch()
                     continue
-                code = self.run_task(launch, tasks[launch].read_text())
+                variables = json.loads(tasks[name].read_text())
+                launch = variables[LAUNCH]
+                code = self.run_task(launch, variables[RECORD], variables[POOL])
                 why = "TaskFailedToStart" if code is None else "EssentialContainerExited"
-                text = "" if code == 0 else f"exit {code}"
-                (self.directory / "ended" / launch).write_text(text)
                 happened = stopped_event(launch, code, why)
+                happened["detail"]["taskArn"] = Ecs.ARN + name
+                (self.directory / "ended" / name).write_text(json.dumps(happened["detail"]))
                 for _ in range(3):  # EventBridge's call is retried twice; then it is the sweep's
                     if self.run_dispatcher(happened) is not None:
                         break
+
+
+@cache
+def shapes(name: str) -> Any:
+    """An operation of ECS, as botocore describes it."""
+    return Session().get_service_model("ecs").operation_model(name)
+
+
+# No task is started; but "no answer" is an error of the server's, after one was.
+ANSWERS: dict[str, Any] = {
+    "no tasks": {"tasks": [], "failures": []},
+    "failures": {"tasks": [], "failures": [{"reason": "AGENT", "detail": "gone"}]},
+    "no capacity": {"failures": [{"reason": "Capacity is unavailable at this time."}]},
+    "denied": ("AccessDeniedException", 400),
+    "no answer": ("ServerException", 500),
+}
+
+
+class Ecs:
+    """ECS, as boto3's client speaks to it; both sides are held to botocore's model."""
+
+    class exceptions:  # noqa: N801  boto3's name
+        ClientError = ClientError
+
+    ARN = f"arn:aws:ecs:{ACCOUNT}:task/overflow/"
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def run_task(self, **request: Any) -> Any:
+        validate_parameters(request, shapes("RunTask").input_shape)
+        answered = self.world.directory / "answered"
+        number = len(list(answered.iterdir()))
+        (answered / str(number)).touch()
+        kind = self.world.answers[number] if number < len(self.world.answers) else None
+        answer: Any = {"tasks": [{"taskArn": self.ARN + request["clientToken"]}]}
+        if kind in (None, "no answer"):
+            self._start(request)
+        if kind is not None:
+            answer = ANSWERS[kind]
+        if isinstance(answer, tuple):
+            code, status = answer
+            error: Any = {"Error": {"Code": code, "Message": "no"}}
+            raise ClientError({**error, "ResponseMetadata": {"HTTPStatusCode": status}}, "RunTask")
+        validate_parameters(answer, shapes("RunTask").output_shape)
+        return answer
+
+    def _start(self, request: dict[str, Any]) -> None:
+        """The same token twice is one task."""
+        (container,) = request["overrides"]["containerOverrides"]
+        variables = {each["name"]: each["value"] for each in container["environment"]}
+        task = self.world.directory / "tasks" / request["clientToken"]
+        task.write_text(json.dumps(variables))
+
+    def describe_tasks(self, **request: Any) -> Any:
+        validate_parameters(request, shapes("DescribeTasks").input_shape)
+        answer: Any = {"tasks": [], "failures": []}
+        for arn in request["tasks"]:
+            ended = self.world.directory / "ended" / arn.removeprefix(self.ARN)
+            if not ended.exists():
+                answer["tasks"].append({"taskArn": arn, "lastStatus": "RUNNING"})
+            elif text := ended.read_text():
+                answer["tasks"].append(json.loads(text))
+            else:
+                answer["failures"].append({"arn": arn, "reason": "MISSING"})
+        validate_parameters(answer, shapes("DescribeTasks").output_shape)
+        return answer
+
+
+def registry() -> Registry:
+    """The service's own queue, and two functions of other services."""
+    billing, scans = (
+        Function(
+            function=arn, pool=pool, role=f"arn:aws:iam::0:role/{pool}", sources=(ANOTHERS[does],)
+        )
+        for arn, pool, does in (
+            (BILLING, "billing", "is another service's"),
+            (SCANS, "scans", "is an image function's"),
+        )
+    )
+    return Registry((SOURCE,), (billing, scans))
+
+
+class Functions:
+    """Lambda, as boto3's client speaks to it."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def get_function(self, FunctionName: str) -> Any:  # noqa: N803  boto3's name
+        if FunctionName == SCANS:
+            return {"Configuration": {"PackageType": "Image"}, "Code": {"ImageUri": "scans"}}
+        return {
+            "Configuration": {
+                "FunctionName": "billing",
+                "PackageType": "Zip",
+                "Runtime": f"python{sys.version_info.major}.{sys.version_info.minor}",
+                "Architectures": [ARCHITECTURES[platform.machine().lower()]],
+                "Handler": "app.handler",
+                "Environment": {"Variables": {"EFFECTS": str(self.world.directory / "effects")}},
+            },
+            "Code": {"Location": "https://code.example/billing.zip"},
+        }
+
+
+def zipped(code: str) -> io.BytesIO:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        archive.writestr("app.py", code)
+    data.seek(0)
+    return data
 
 
 def handle(message: Order, context: Context[World]) -> None:
@@ -407,6 +587,9 @@ def handle(message: Order, context: Context[World]) -> None:
         case "needs more time" if on_lambda:
             raise NeedsMoreTime("an hour of it")
         case "sleep" if on_lambda:
+            time.sleep(PATIENCE)
+        case "hang" if on_lambda:  # as code stuck in a C call, to which no signal comes through
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
             time.sleep(PATIENCE)
         case "crash" if on_lambda:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -426,6 +609,21 @@ def handle(message: Order, context: Context[World]) -> None:
             if on_lambda:
                 raise NeedsMoreTime
             os.kill(os.getpid(), signal.SIGKILL)
+        case "be stopped in the task":
+            if on_lambda:
+                raise NeedsMoreTime
+            if not context.ports.effects("stops"):
+                context.ports.effect("stops")
+                os.kill(os.getpid(), signal.SIGTERM)
+                while context.remaining is None:
+                    time.sleep(0.05)
+                raise NeedsMoreTime("it has saved how far it has come")
+        case "lose the lease in the task":
+            if on_lambda:
+                raise NeedsMoreTime
+            if not context.ports.effects("losses"):
+                context.ports.effect("losses")
+                context.ports.lose_leases()
         case "retry in the task":
             if on_lambda:
                 raise NeedsMoreTime
