@@ -14,20 +14,27 @@ Others are for the job itself, wherever it runs:
 - ``more-time``: it says that it needs more time, where its time is limited;
 - ``slow``: it takes as long as the switch is on;
 - ``fail``: it raises;
-- ``save``: it takes long, too, but where its time is limited, it saves its work and says so.
+- ``save``: it takes long, too, but where its time is limited, it saves its work and says so;
+- ``poison``: the message that met it first is the end of every execution environment.
 
 Each job that meets one of them leaves a note, a ``job-…`` file with its message's id.
+
+And one is for all that these processes write:
+
+- ``refuse``: the record store takes nothing.
 """
 
 import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lambda_shim.batch import SqsHandler
 from lambda_shim.contract import Context
+from lambda_shim.objects import DirectoryObjects
 
 from {{ cookiecutter.__package_name }}.core import jobs, messages
 from {{ cookiecutter.__package_name }}.core.errors import NeedsMoreTime
@@ -38,8 +45,9 @@ from . import overlay  # noqa: F401  out of the zip, adapters are found through 
 
 FAULTS = Path(os.environ["PROCGROUP_GROUP_FILE"]).parent / "faults"
 SWITCHES = ("crash", "crash-after", "hang", "watch")
-JOB_SWITCHES = ("more-time", "slow", "fail", "save")
+JOB_SWITCHES = ("more-time", "slow", "fail", "save", "poison")
 
+put = DirectoryObjects.put
 
 Handler = Callable[[dict[str, Any], Any], dict[str, Any]]
 
@@ -66,6 +74,8 @@ def handle(message: messages.Message, context: Context[Ports]) -> None:
     switches = met(JOB_SWITCHES, "job", context.message_id)
     if "more-time" in switches and context.remaining is not None:
         raise NeedsMoreTime("a switch says so")
+    if "poison" in switches and context.remaining is not None and first(context.message_id):
+        os.kill(os.getpid(), signal.SIGKILL)
     if "fail" in switches:
         raise RuntimeError("a switch says so")
     while (FAULTS / "slow").exists():
@@ -78,6 +88,21 @@ def handle(message: messages.Message, context: Context[Ports]) -> None:
     jobs.handle(message, context)
 
 
+def first(message_id: str) -> bool:
+    """Whether this message was the first one that was asked about."""
+    note = FAULTS / "poisoned"
+    with suppress(FileExistsError), note.open("x") as file:
+        file.write(message_id)
+    return note.read_text() == message_id
+
+
+def put_or_refuse(self: DirectoryObjects, key: str, data: bytes, version: str | None = None) -> str:
+    """What DirectoryObjects.put is in these processes."""
+    if (FAULTS / "refuse").exists():
+        raise PermissionError("a switch says so")
+    return put(self, key, data, version)
+
+
 def met(switches: tuple[str, ...], note: str, *ids: str) -> set[str]:
     """Those of the switches that are on; if any is, a note of who met it is left."""
     found = {name for name in switches if (FAULTS / name).exists()}
@@ -88,4 +113,5 @@ def met(switches: tuple[str, ...], note: str, *ids: str) -> set[str]:
     return found
 
 
+DirectoryObjects.put = put_or_refuse  # type: ignore[method-assign]
 worker = with_switches(SqsHandler(messages.decode, handle, aws_lambda.wire))

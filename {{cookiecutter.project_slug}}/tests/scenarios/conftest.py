@@ -38,6 +38,9 @@ with_faults = pytest.mark.service(
 {%- endif %}
 )
 
+# Every init of the function fails.
+without_handler = pytest.mark.service(handler="tests.doubles.missing.worker")
+
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """What is asked of the zip is asked where there is one."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 from lambda_shim.records import DeadLetterRecord, DirectoryStore
-from local_sqs import Queue, advance_clock
+from local_sqs import {% if cookiecutter.queue_type == 'fifo' %}Entry, {% endif %}Queue, advance_clock
 from local_sqs.faults import set_faults
 {%- if cookiecutter.overflow == 'fargate' %}
 from local_sqs.tasks import TaskClient
@@ -94,9 +94,17 @@ class LocalService(Service):
     def send(self, message: object, group: str = "one") -> str:
         body = message if isinstance(message, str) else json.dumps(message)
         return self.queue.send(body, group_id=group)
+
+    def send_together(self, *messages: object) -> None:
+        """Send messages so that each delivery has all of them in one batch."""
+        self.queue.send_batch(Entry(json.dumps(each), group_id="one") for each in messages)
 {%- else %}
     def send(self, message: object) -> str:
         return self.queue.send(message if isinstance(message, str) else json.dumps(message))
+
+    def send_together(self, *messages: object) -> None:
+        """Send messages so that each delivery has all of them in one batch."""
+        self.queue.send_batch(json.dumps(each) for each in messages)
 {%- endif %}
 
     def wait_idle(self) -> None:

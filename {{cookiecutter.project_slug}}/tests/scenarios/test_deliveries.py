@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from .. import example
-from .conftest import with_faults
+from .conftest import with_faults, without_handler
 from .rings import needs
 from .service import LocalService, Service, wait_until
 
@@ -85,6 +85,36 @@ def test_crashes_exhausted_go_to_the_dead_letter_queue(service: LocalService) ->
         wait_until(lambda: service.dead_letter_queue.stats().ready == 1, "the dead letter")
     assert service.backlog() == 0
     assert service.records() == []
+
+
+@pytest.mark.service(max_receive_count=2)
+@with_faults
+def test_batch_mates_of_what_crashes_go_to_the_dead_letter_queue_too(service: LocalService) -> None:
+{%- if cookiecutter.overflow == 'fargate' %}
+    service.stop_overflow()
+{%- endif %}
+    with service.fault("poison"):
+        service.send_together(example.message(0), example.message(1))
+        for delivery in (1, 2):
+            service.wait_worker_says("Runtime exited", delivery)
+            service.pass_visibility_timeout()
+        wait_until(lambda: service.dead_letter_queue.stats().ready == 2, "two dead letters")
+    assert service.records() == []
+
+
+@pytest.mark.service(max_receive_count=2)
+@without_handler
+def test_a_function_that_cannot_start_loses_healthy_messages(service: LocalService) -> None:
+    """To the dead-letter queue, as a throttled one does."""
+{%- if cookiecutter.overflow == 'fargate' %}
+    service.stop_overflow()
+{%- endif %}
+    service.send(example.message())
+    for delivery in (1, 2):
+        service.wait_worker_says("1 messages return after their visibility timeout", delivery)
+        service.pass_visibility_timeout()
+    wait_until(lambda: service.dead_letter_queue.stats().ready == 1, "the dead letter")
+    assert example.effects(service) == []
 
 
 @with_faults
