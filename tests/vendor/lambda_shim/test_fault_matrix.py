@@ -57,7 +57,7 @@ MODES: dict[str, Mode] = {
     ),
     "task dies": Mode(("die in the task",), {"task_stopped"}),
     "task is stopped": Mode(("be stopped in the task",), None, having(limits=patient)),
-    "task loses its lease": Mode(("lose the lease in the task",), None, having(limits=patient)),
+    "task loses its lease": Mode(("lose the lease in the task",)),
     "task never starts": Mode(more_time, {"never_started"}, having(stillborn=True)),
     "task vanishes": Mode(more_time, None, having(vanishing=1)),
     "no capacity": Mode(more_time, None, having(answers=("no capacity",) * 4)),
