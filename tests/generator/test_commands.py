@@ -9,7 +9,20 @@ from collections.abc import Callable, Iterator
 from ..baking import ROOT, BakedProject, environment
 
 BLOCK = re.compile(r"^```(?:sh|bash|console|shell)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-PROGRAMS = {"aws", "cd", "curl", "git", "make", "npx", "procgroup", "redis-cli", "sam", "uv", "uvx"}
+PROGRAMS = {
+    "aws",
+    "cd",
+    "curl",
+    "git",
+    "make",
+    "npx",
+    "pip",
+    "procgroup",
+    "redis-cli",
+    "sam",
+    "uv",
+    "uvx",
+}
 
 
 def commands(text: str) -> Iterator[str]:

@@ -28,7 +28,7 @@ SERVICE = "{{ cookiecutter.project_slug }}"
 
 
 def place() -> str:
-    """Account and region, as the caller's credentials have it."""
+    """Profile and region, as the tools will see them."""
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     profile = os.environ.get("AWS_PROFILE", "default")
     return f"profile {profile}, region {region or 'of the profile'}"

@@ -79,7 +79,7 @@ def test_a_message_of_one_mebibyte_is_launched_by_a_pointer(overflow: Overflow) 
     body = "x" * 1_048_576
     overflow.dispatch({"Records": [dead_message("a", body)]})
     assert overflow.record("a").body == body
-    assert overflow.launcher.launches == [Launch("a.1", "a", "own")]
+    assert overflow.launcher.launches == [Launch("a.1", "a", "own", overflow.clock())]
 
 
 def test_a_pointer_launches_what_waits(overflow: Overflow) -> None:

@@ -56,7 +56,7 @@ def request(subnet: str, launch: Launch = LAUNCH) -> dict[str, Any]:
         "taskDefinition": "orders-overflow",
         "launchType": "FARGATE",
         "count": 1,
-        "clientToken": token(f"{launch.id} {subnet}"),
+        "clientToken": token(f"{launch.id} {launch.booked_at} {subnet}"),
         "startedBy": f"overflow/{launch.id}",
         "networkConfiguration": {
             "awsvpcConfiguration": {

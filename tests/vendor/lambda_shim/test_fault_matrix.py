@@ -1,5 +1,6 @@
 """Every way to fail, times every fault: the message ends done, or parked with the right reason."""
 
+import json
 import os
 import random
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from lambda_shim.budget import Limits
+from lambda_shim.ecs import LAUNCH
 
 from .world import ANOTHERS, Fault, World, registry
 
@@ -32,9 +34,6 @@ def having(**attributes: Any) -> Callable[[World], object]:
 
 
 more_time = ("needs more time",)
-# A message that comes back when all is done has a record anew, whose launches are numbered as those
-# of the first were: ECS answers with their tasks, each of which counts as one that never started.
-patient = Limits(launches=1000, failures=1000, starts=6)
 MODES: dict[str, Mode] = {
     "needs more time": Mode(more_time),
     "deadline": Mode(("sleep",)),
@@ -56,7 +55,7 @@ MODES: dict[str, Mode] = {
         having(broken_import=True, limits=Limits(launches=1000, failures=2)),
     ),
     "task dies": Mode(("die in the task",), {"task_stopped"}),
-    "task is stopped": Mode(("be stopped in the task",), None, having(limits=patient)),
+    "task is stopped": Mode(("be stopped in the task",)),
     "task loses its lease": Mode(("lose the lease in the task",)),
     "task never starts": Mode(more_time, {"never_started"}, having(stillborn=True)),
     "task vanishes": Mode(more_time, None, having(vanishing=1)),
@@ -182,6 +181,17 @@ def test_the_window_between_the_effect_and_its_note_repeats_the_effect(tmp_path:
     world.settle()
     assert world.records().list() == []
     assert world.effects("order-1") == 3
+
+
+def test_a_message_that_comes_back_when_it_was_done_gets_a_task_of_its_own(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.duplicates = True
+    world.send("needs more time")
+    world.settle()
+    assert world.records().list() == []
+    assert len(world.started) == 2
+    launched = [json.loads(path.read_text()) for path in (tmp_path / "tasks").iterdir()]
+    assert {each[LAUNCH] for each in launched} == {"m1.1"}
 
 
 def test_a_task_takes_over_the_claim_that_the_killed_function_left_behind(tmp_path: Path) -> None:

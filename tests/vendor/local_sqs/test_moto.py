@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -228,6 +229,14 @@ def test_where_moto_is_wrong_an_old_receipt_handle_deletes(client, sqs, moto_clo
     sqs.delete_message(QueueUrl=theirs, ReceiptHandle=other["ReceiptHandle"])
     counts = sqs.get_queue_attributes(QueueUrl=theirs, AttributeNames=["All"])["Attributes"]
     assert (ours.stats().in_flight, counts["ApproximateNumberOfMessagesNotVisible"]) == (1, "0")
+
+
+def test_where_moto_is_wrong_it_moves_no_messages_back(sqs):
+    """So redriving is held against SQS's documentation alone, in test_redrive.py."""
+    _, dead = _moto_queue(sqs, most=1)
+    arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]
+    with pytest.raises(ClientError, match="StartMessageMoveTask"):
+        sqs.start_message_move_task(SourceArn=arn["QueueArn"])
 
 
 def test_where_moto_is_wrong_visibility_changes_without_being_in_flight(client, sqs, moto_clock):

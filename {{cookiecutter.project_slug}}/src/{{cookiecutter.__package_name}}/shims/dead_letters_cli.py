@@ -8,6 +8,7 @@
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -45,6 +46,8 @@ def deployed(stage: str) -> Tools:
         raise NotFound(f"AWS is spoken to with boto3, which is not installed: {command}") from None
     from lambda_shim.sqs import SqsQueue, queue_of
 
+    if region := os.environ.get("AWS_REGION"):  # which boto3 does not read
+        boto3.setup_default_session(region_name=region)
     stack = f"{SERVICE}-{stage}"
     cloudformation = boto3.client("cloudformation")
     try:

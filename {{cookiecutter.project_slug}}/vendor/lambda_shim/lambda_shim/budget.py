@@ -181,7 +181,7 @@ class LaunchBudget:
             return f"{state.refusals} launches were refused, the next in due time"
         return None
 
-    def book(self, launch: str, key: str, pool: str) -> str | None:
+    def book(self, launch: str, key: str, pool: str, at: float | None = None) -> str | None:
         """Spend a launch, or say why not. Booking the same launch again changes nothing."""
         why: str | None = None
 
@@ -196,7 +196,7 @@ class LaunchBudget:
                 return False
             if (why := self.refusal(budget, pool)) is not None:
                 return False
-            now = self.clock()
+            now = self.clock() if at is None else at
             budget.tasks[launch] = Task(key, pool, now)
             budget.launched_at = [at for at in budget.launched_at if at > now - HOUR] + [now]
             return True

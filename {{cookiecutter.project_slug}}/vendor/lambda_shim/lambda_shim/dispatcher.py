@@ -56,11 +56,14 @@ class Launch(NamedTuple):
         id: names the launch; the same launch asked for twice starts one task.
         key: the record to begin with.
         pool: whose records to take.
+        booked_at: seconds since 1970. A message that comes back when its record is gone has a record
+            anew, whose launches are named as the first one's were: this tells them apart.
     """
 
     id: str
     key: str
     pool: str
+    booked_at: float = 0.0
 
 
 class Stopped(NamedTuple):
@@ -278,7 +281,7 @@ class Dispatcher:
                     self.task_ended(arns[arn], arn, how)
         for launch, task in budget.tasks.items():
             if task.arn is None and now - task.booked_at > ANSWER_MOST:
-                self._ask(Launch(launch, task.key, task.pool), task)
+                self._ask(Launch(launch, task.key, task.pool, task.booked_at), task)
         for key in list(self.records.running()):
             self._sweep_running(key)
         if self.launcher is None:
@@ -367,8 +370,8 @@ class Dispatcher:
             return False
         if not record.due(self.clock()):
             return False
-        launch = Launch(f"{key}.{record.launches + 1}", key, pool)
-        if (why := self.budget.book(launch.id, key, pool)) is not None:
+        launch = Launch(f"{key}.{record.launches + 1}", key, pool, self.clock())
+        if (why := self.budget.book(launch.id, key, pool, launch.booked_at)) is not None:
             log.info("not launched: %s", why)
             return False
 

@@ -127,7 +127,7 @@ class EcsLauncher:
                 launchType="FARGATE",
                 count=1,
                 # Other parameters under the same token are a ConflictException: the subnet is one.
-                clientToken=token(f"{launch.id} {subnet}"),
+                clientToken=token(f"{launch.id} {launch.booked_at} {subnet}"),
                 startedBy=f"overflow/{launch.id}"[:STARTED_BY_MOST],
                 networkConfiguration={
                     "awsvpcConfiguration": {

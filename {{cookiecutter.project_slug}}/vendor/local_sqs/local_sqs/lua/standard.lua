@@ -1,4 +1,8 @@
 -- Prelude of the scripts that look at a standard queue: brings it up to date with its inbox and the clock.
+--
+-- Invariant: a message that is known stands in exactly one of ready, delayed and in_flight, and has a body and a
+-- state; its id stays the same wherever it goes. What expires moves on, to ready or to the dead-letter queue; only
+-- `delete`, `purge` and the end of the retention remove a message.
 
 -- Removes what is known of messages that stand in none of ready, delayed and in_flight any more.
 local function forget(ids)
