@@ -14,6 +14,7 @@ Others are for the job itself, wherever it runs:
 - ``more-time``: it says that it needs more time, where its time is limited;
 - ``slow``: it takes as long as the switch is on;
 - ``fail``: it raises;
+- ``later``: it asks to be tried again ``LATER`` seconds later;
 - ``save``: it takes long, too, but where its time is limited, it saves its work and says so;
 - ``poison``: the message that met it first is the end of every execution environment.
 
@@ -37,7 +38,7 @@ from lambda_shim.contract import Context
 from lambda_shim.objects import DirectoryObjects
 
 from {{ cookiecutter.__package_name }}.core import jobs, messages
-from {{ cookiecutter.__package_name }}.core.errors import NeedsMoreTime
+from {{ cookiecutter.__package_name }}.core.errors import NeedsMoreTime, Retry
 from {{ cookiecutter.__package_name }}.core.ports import Ports
 from {{ cookiecutter.__package_name }}.shims import aws_lambda
 
@@ -45,7 +46,8 @@ from . import overlay  # noqa: F401  out of the zip, adapters are found through 
 
 FAULTS = Path(os.environ["PROCGROUP_GROUP_FILE"]).parent / "faults"
 SWITCHES = ("crash", "crash-after", "hang", "watch")
-JOB_SWITCHES = ("more-time", "slow", "fail", "save", "poison")
+JOB_SWITCHES = ("more-time", "slow", "fail", "later", "save", "poison")
+LATER = 1000.0  # longer than any visibility timeout of the scenarios
 
 put = DirectoryObjects.put
 
@@ -76,6 +78,8 @@ def handle(message: messages.Message, context: Context[Ports]) -> None:
         raise NeedsMoreTime("a switch says so")
     if "poison" in switches and context.remaining is not None and first(context.message_id):
         os.kill(os.getpid(), signal.SIGKILL)
+    if "later" in switches:
+        raise Retry("a switch says so", after=LATER)
     if "fail" in switches:
         raise RuntimeError("a switch says so")
     while (FAULTS / "slow").exists():

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from local_sqs import advance_clock
 
 from .. import example
 from .conftest import with_faults, without_handler
@@ -10,6 +11,7 @@ from .rings import needs
 from .service import LocalService, Service, wait_until
 
 MAX_RECEIVE_COUNT = 5
+LATER = 1000  # seconds; as in tests/doubles/faults.py
 
 
 @needs(*example.JOBS_NEED)
@@ -55,6 +57,22 @@ def test_a_failing_job_is_tried_again_and_succeeds(service: LocalService) -> Non
     service.wait_idle()
     assert example.all_done(service, 1)
     assert service.records() == []
+
+
+@with_faults
+def test_a_job_chooses_when_it_is_tried_again(service: LocalService) -> None:
+    with service.fault("later"):
+        service.send(example.message())
+        service.wait_worker_says('"FailedRecords":1')  # the end of the batch
+    service.group["worker"].pause()  # so that nobody takes what may be there too early
+    service.pass_visibility_timeout()
+    stats = service.queue.stats()
+    assert (stats.ready, stats.in_flight) == (0, 1)
+    advance_clock(service.queue.client, LATER)
+    assert service.queue.stats().ready == 1
+    service.group["worker"].resume()
+    service.wait_idle()
+    assert example.all_done(service, 1)
 
 
 @needs("clock")
