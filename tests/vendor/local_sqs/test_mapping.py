@@ -1,9 +1,11 @@
 """The event source mapping and its environments, as real processes."""
 
+import contextlib
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -586,6 +588,40 @@ def test_redis_restarts_and_nothing_is_lost(
         assert "is back after" in lines[1]
         queue.send("after")
         wait_until(lambda: "after" in mapping.bodies(), "delivered after the outage", 2)
+
+
+def test_while_redis_is_away_it_is_asked_less_and_less_often(durable_server, start_mapping):
+    start_mapping(port=durable_server.port)
+    durable_server.kill()
+    asked = 0
+    with socket.create_server(("127.0.0.1", durable_server.port)) as stranger:
+        stranger.settimeout(0.1)
+        until = time.monotonic() + 2
+        while time.monotonic() < until:
+            with contextlib.suppress(TimeoutError):
+                stranger.accept()[0].close()
+                asked += 1
+    assert 1 <= asked < 200  # without a pause it is thousands
+
+
+def test_what_was_done_but_is_no_longer_held_is_told(
+    queue, client, start_mapping, wait_until, tmp_path
+):
+    gate = tmp_path / "gate"
+    mapping = start_mapping(mapping={"serial": True})
+    queue.send(f"wait-for {gate}")
+    wait_until(mapping.deliveries, "delivered")
+    advance_clock(client, 3600)
+    assert len(queue.receive()) == 1
+    gate.touch()
+    wait_until(lambda: "1 messages were done but not deleted" in mapping.log(), "told")
+
+
+def test_a_visibility_timeout_that_a_batch_may_outlast_is_warned_of(queue, start_mapping):
+    mapping = start_mapping(mapping={"batching_window": 300})
+    assert "longer than the visibility timeout" in mapping.log()
+    mapping = start_mapping()
+    assert "visibility timeout" not in mapping.log()
 
 
 @BOTH

@@ -31,13 +31,18 @@ def new_prefix() -> str:
 
 def against_aws(region: str, wanted: str, yes: bool) -> int:
     import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
 
     from .aws import Account, AwsRing
 
     rows = [row for row in table() if wanted in row.name]
     prefix = new_prefix()
     lanes = len({row.arrangement for row in rows})
-    who = boto3.client("sts", region_name=region).get_caller_identity()
+    try:
+        who = boto3.client("sts", region_name=region).get_caller_identity()
+    except (BotoCoreError, ClientError) as error:
+        print(f"AWS does not know whose account this is: {error}", file=sys.stderr)
+        return 2
     minutes = 1 + lanes + len(rows) // 2
     print(
         NOTICE.format(

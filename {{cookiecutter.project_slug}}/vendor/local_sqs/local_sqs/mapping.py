@@ -158,6 +158,7 @@ class EventSourceMapping:
             from .runtime_environment import require_runtime_client
 
             require_runtime_client()
+        self._warn_of_repetitions()
         with self._signal_handling():
             try:
                 if not self._runtime:
@@ -176,6 +177,16 @@ class EventSourceMapping:
                     worker.environment.kill()
                 self._waiter.close()
                 self._queue.close()
+
+    def _warn_of_repetitions(self) -> None:
+        """What waits for its batch is on its visibility clock already, here as on AWS."""
+        held = self._settings.mapping.batching_window + self._settings.function.timeout
+        if self._settings.queue.visibility_timeout < held:
+            log.line(
+                f"a batch may take {held:g} s, window and function timeout together: longer than the "
+                f"visibility timeout of {self._settings.queue.visibility_timeout:g} s, after which its "
+                "messages are delivered again"
+            )
 
     def _prepare_to_fork(self) -> None:
         """Import once what each environment would."""
