@@ -151,19 +151,18 @@ def overflow_problem(overflow: str, queue_type: str) -> str:
     return ""
 
 
-def parents_made_for(project: Path, output: Path) -> list[Path]:
-    """The directories between `output` and `project` that cookiecutter made together with it.
+def parents_made_for(project: Path) -> list[Path]:
+    """The directories above `project` that cookiecutter made together with it.
 
-    A slug such as "a/b" makes it create `a` too, of which it removes only `a/b` again. A directory
-    that nobody has read yet still has its time of birth as its access time, and one `mkdir` with
-    parents gives them all the same; so an empty directory of someone else's is not mistaken.
+    For a slug such as "a/b", or an output directory that is not there, it makes these, too, and
+    removes only the innermost again. A directory that nobody has read yet still has its time of
+    birth as its access time, and one `mkdir` with parents gives them all the same; so an empty
+    directory of someone else's is not mistaken.
     """
     made = []
     born = project.stat().st_atime_ns
     for parent in project.parents:
-        if parent == output or output.is_relative_to(parent):
-            break
-        if abs(parent.stat().st_atime_ns - born) > 100_000_000 or len(list(parent.iterdir())) != 1:
+        if abs(parent.stat().st_atime_ns - born) > 200_000_000 or len(list(parent.iterdir())) != 1:
             break
         made.append(parent)
     return made
@@ -196,7 +195,7 @@ def main() -> int:
         return 0
     print("\n".join(sentences), file=sys.stderr, flush=True)
     project = Path.cwd()
-    remove_after(project, parents_made_for(project, Path(ANSWERS["_output_dir"]).resolve()))
+    remove_after(project, parents_made_for(project))
     return 1
 
 

@@ -317,6 +317,15 @@ def test_cookiecutter_leaves_nothing_behind(slug: str, template: Template, tmp_p
     assert list(tmp_path.rglob("*")) == [output]
 
 
+@pytest.mark.parametrize("place", ["new", "new/newer"])
+@pytest.mark.parametrize("slug", ["json", "a/b"])
+def test_cookiecutter_leaves_no_output_directory_behind_that_it_made(
+    slug: str, place: str, template: Template, tmp_path: Path
+) -> None:
+    assert template.cookiecutter(tmp_path / place, project_slug=slug).returncode == 1
+    assert list(tmp_path.rglob("*")) == []
+
+
 @pytest.mark.parametrize("text", ["{{ 1 + 1 }}", "a {# hidden #} b", "{% raw %}x{% endraw %}"])
 def test_cookiecutter_refuses_jinja_although_it_renders_it(
     text: str, template: Template, tmp_path: Path
@@ -327,7 +336,7 @@ def test_cookiecutter_refuses_jinja_although_it_renders_it(
         r"project_slug must be [^\n]+\.\ndescription must not hold [^\n]+, braces, [^\n]+\.\n",
         process.stderr,
     )
-    assert not list((tmp_path / "output").rglob("*"))
+    assert list(tmp_path.rglob("*")) == []
 
 
 @pytest.mark.parametrize("slug", ["", ".", ".."])
