@@ -49,6 +49,9 @@ def main(arguments: list[str]) -> int:
     match arguments:
         case ["deploy", stage, *built]:
             for given in built:
+                if not Path(given).is_file():
+                    print(f"There is no zip {given}.", file=sys.stderr)
+                    return 1
                 if Path(given).resolve() != ARCHIVE:  # where deploy/ looks for it
                     ARCHIVE.parent.mkdir(exist_ok=True)
                     shutil.copyfile(given, ARCHIVE)
