@@ -5,11 +5,12 @@ the CloudFormation that comes out of it.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from .target import IGNORED_LINTS, check, synthesise
+from .target import IGNORED_LINTS, NODE, TOOL, check, synthesise
 
 PROJECT = Path(__file__).parent.parent
 # `uv run` tells where uv is; it need not be on PATH.
@@ -39,6 +40,12 @@ def checkov(template: Path) -> int:
 
 
 def main() -> int:
+    if NODE and shutil.which("node") is None:
+        print(
+            f"{TOOL} runs on node 20 or newer, which is not on PATH: https://nodejs.org",
+            file=sys.stderr,
+        )
+        return 1
     stage = os.environ.get("STAGE") or "dev"
     try:
         template = synthesise(PROJECT, stage)

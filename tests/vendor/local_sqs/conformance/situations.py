@@ -254,6 +254,8 @@ def remaining(scene: Scene) -> None:
     scene.send(Send("m"))
     (record,) = scene.delivered(1)
     scene.lane.wait_empty()
+    assert 1000 * scene.arrangement.timeout / 2 < record["remaining"]
+    assert record["remaining"] <= 1000 * scene.arrangement.timeout
     began = record["at"] + record["remaining"] / 1000 - scene.arrangement.timeout
     assert sent - 0.05 <= began <= record["at"] + 0.05  # seconds by which clocks may differ
 

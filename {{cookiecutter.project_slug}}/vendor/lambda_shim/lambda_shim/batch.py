@@ -399,7 +399,6 @@ def _dead_letter(
 ) -> Any:
     """Imports are local: no cold start pays for what only failures need."""
     import traceback
-    from datetime import UTC, datetime
 
     from lambda_shim.records import DeadLetterRecord, function_identity, now
 
@@ -416,7 +415,7 @@ def _dead_letter(
         source=record.get("eventSourceARN", ""),
         function=function,
         request_id=request_id,
-        parked_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        parked_at=now(),
         business_id=_business_id(context),
         traceback=None if expected else "".join(traceback.format_exception(error)),
         # With several deliveries the first that failed was long ago: as long as its receipt, about.

@@ -19,7 +19,7 @@ from time import time
 from typing import Any, NamedTuple, Protocol
 
 from lambda_shim import records as dead_letters
-from lambda_shim.budget import OPEN, Budget, LaunchBudget, Limits, Task, signature
+from lambda_shim.budget import OPEN, Budget, LaunchBudget, Limits, signature
 from lambda_shim.pointers import pointed
 from lambda_shim.records import (
     KEEP,
@@ -281,7 +281,7 @@ class Dispatcher:
                     self.task_ended(arns[arn], arn, how)
         for launch, task in budget.tasks.items():
             if task.arn is None and now - task.booked_at > ANSWER_MOST:
-                self._ask(Launch(launch, task.key, task.pool, task.booked_at), task)
+                self._ask(Launch(launch, task.key, task.pool, task.booked_at))
         for key in list(self.records.running()):
             self._sweep_running(key)
         if self.launcher is None:
@@ -382,10 +382,10 @@ class Dispatcher:
             return changed(record, "launching", launch.id, launches=number)
 
         self.records.update(key, count)
-        return self._ask(launch, None)
+        return self._ask(launch)
 
-    def _ask(self, launch: Launch, booked: Task | None) -> bool:
-        """Ask for a task; ``booked`` when it was asked for before, without an answer."""
+    def _ask(self, launch: Launch) -> bool:
+        """Ask for a task, whether or not it was asked for before, without an answer."""
         if self.launcher is None:
             return False
         try:
