@@ -149,12 +149,13 @@ def test_what_is_not_registered_is_parked_and_never_runs(way: str) -> None:
     assert record.body == STRANGERS[way]["body"]
 
 
+@pytest.mark.parametrize("tasks", [True, False], ids=["tasks", "no tasks"])
 @pytest.mark.parametrize("way", STRANGERS)
 def test_what_is_not_registered_does_not_run_either_when_it_is_handed_to_the_runner(
-    way: str,
+    way: str, tasks: bool
 ) -> None:
     records, launcher = Records(MemoryObjects()), FakeLauncher()
-    dispatcher = Dispatcher(records, launcher, sources=registry())
+    dispatcher = Dispatcher(records, launcher if tasks else None, sources=registry())
     dispatcher({"Records": [STRANGERS[way]]})
     assert run_again(records, Filter(), None).done == ["m1"]
     dispatcher({})

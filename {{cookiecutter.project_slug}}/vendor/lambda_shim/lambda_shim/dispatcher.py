@@ -330,9 +330,9 @@ class Dispatcher:
     def launch_what_waits(self) -> int:
         """Launch tasks for records that wait, within the budget; returns how many."""
         launched = 0
+        self._place_again()
         if self.launcher is None:
             return 0
-        self._place_again()
         budget = self.budget.read()
         on_their_way = {task.key for task in budget.tasks.values()}
         for pool in self.sources.pools:
