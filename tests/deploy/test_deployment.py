@@ -81,9 +81,13 @@ def test_deploy_change_use_remove(
     first = live_version(account)
     a_dead_letter_is_parked(deployment)
 
-    # Changed code and switched on tasks: a new version stands behind the alias.
+    # Changed code alone: a new version stands behind the alias.
     jobs = project.path / "src" / "statement_service" / "core" / "jobs.py"
     jobs.write_text(jobs.read_text("utf-8").replace("Hello, ", "Good day, "), "utf-8")
+    deployment.make("deploy")
+    assert int(live_version(account)) == int(first) + 1
+
+    # So it does when tasks are switched on.
     network = client(account, "ec2")
     subnets = [subnet["SubnetId"] for subnet in network.describe_subnets()["Subnets"]]
     group = network.describe_security_groups()["SecurityGroups"][0]["GroupId"]
@@ -95,7 +99,7 @@ def test_deploy_change_use_remove(
     else:
         deployment.run("make", "image", "IMAGE=build/image.tar")
         deployment.run("make", "deploy", "STAGE=dev", "IMAGE=build/image.tar")
-    assert int(live_version(account)) == int(first) + 1
+    assert int(live_version(account)) == int(first) + 2
 
     a_message_is_processed(deployment, "Good day, Ada!")
     a_dead_letter_becomes_a_task(deployment)
@@ -112,6 +116,7 @@ def test_a_fifo_queue_is_deployed_and_used(
     deployment = Deployment(template, tmp_path, account, "serverless", queue_type="fifo")
     deployment.make("deploy")
     a_message_is_processed(deployment, "Hello, Ada!", MessageGroupId="g")
+    a_dead_letter_is_redriven_to_its_group(deployment)
 
 
 def a_message_is_processed(deployment: Deployment, greeting: str, **group: str) -> None:
@@ -156,11 +161,12 @@ def records(deployment: Deployment) -> dict[str, dict[str, Any]]:
     }
 
 
-def dispatched(deployment: Deployment) -> dict[str, Any]:
+def dispatched(deployment: Deployment, **group: str) -> dict[str, Any]:
     """The record of a message that SQS dead-letters, once the dispatcher has taken it."""
     made, sqs = outputs(deployment.account), client(deployment.account, "sqs")
     queue, dead = made["WorkQueueUrl"], made["DeadLetterQueueUrl"]
-    sent = sqs.send_message(QueueUrl=queue, MessageBody='{"type": "greeting", "id": "slow"}')
+    body = '{"type": "greeting", "id": "slow"}'
+    sent = sqs.send_message(QueueUrl=queue, MessageBody=body, **group)
     for _ in range(6):  # five deliveries are permitted
         sqs.receive_message(QueueUrl=queue, VisibilityTimeout=0)
     received = sqs.receive_message(QueueUrl=dead, AttributeNames=["All"])["Messages"]
@@ -184,6 +190,19 @@ def a_dead_letter_is_parked(deployment: Deployment) -> None:
     assert "state" not in record  # as of every record that is parked
     assert record["reason"] == "no_runner"
     assert client(deployment.account, "ecs").list_clusters()["clusterArns"] == []
+
+
+def a_dead_letter_is_redriven_to_its_group(deployment: Deployment) -> None:
+    """Of a service without tasks, by its own command."""
+    record = dispatched(deployment, MessageGroupId="g7")
+    assert (record["reason"], record["attributes"]["MessageGroupId"]) == ("dead_lettered", "g7")
+    uv = ("sh", "tools/uv.sh", "run", "--quiet", "--group", "aws")
+    command = (*uv, "statement-service", "dead-letters", "--stage", "dev")
+    deployment.run(*command, "redrive", record["message_id"])
+    sqs, queue = client(deployment.account, "sqs"), outputs(deployment.account)["WorkQueueUrl"]
+    (back,) = sqs.receive_message(QueueUrl=queue, AttributeNames=["All"])["Messages"]
+    assert (back["Body"], back["Attributes"]["MessageGroupId"]) == (record["body"], "g7")
+    assert record["message_id"] not in records(deployment)
 
 
 def a_dead_letter_becomes_a_task(deployment: Deployment) -> None:

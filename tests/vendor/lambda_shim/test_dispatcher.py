@@ -516,3 +516,15 @@ def test_without_tasks_everything_that_arrives_is_parked_and_says_so() -> None:
     assert overflow.dispatch({"detail-type": "ECS Task State Change", "detail": {}}) == {
         "launched": 0
     }
+
+
+def test_where_there_were_never_to_be_tasks_a_record_keeps_its_reason() -> None:
+    overflow = Overflow()
+    overflow.dispatch = Dispatcher(overflow.records, None, clock=overflow.clock, tasks_wanted=False)
+    overflow.records.put(dead_letter("b", state=WAITING, reason="deadline"))
+    assert failed(overflow.dispatch(dead_event("a"))) == []
+    overflow.dispatch(TICK)
+    reasons = {key: overflow.record(key).reason for key in "ab"}
+    assert reasons == {"a": "dead_lettered", "b": "deadline"}
+    assert {overflow.record(key).state for key in "ab"} == {PARKED}
+    assert "dead-lettered by SQS" in overflow.record("a").error

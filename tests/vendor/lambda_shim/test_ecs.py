@@ -277,7 +277,9 @@ def test_settings_come_from_the_environment() -> None:
 
 def test_a_dispatcher_comes_from_the_environment(tmp_path: Path) -> None:
     environ = {"RECORDS_URL": f"file://{tmp_path}", "QUEUE_ARN": SOURCE}
-    assert dispatcher(environ).launcher is None
+    never, none = dispatcher(environ), dispatcher(environ | {"OVERFLOW_SUBNETS": ""})
+    assert never.launcher is none.launcher is None
+    assert (never.tasks_wanted, none.tasks_wanted) == (False, True)
     environ |= {
         "OVERFLOW_CLUSTER": "c",
         "OVERFLOW_TASK_DEFINITION": "d",

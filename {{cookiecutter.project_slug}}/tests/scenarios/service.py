@@ -175,6 +175,10 @@ class LocalService(Service):
         """Have the queue do what SQS may do on any day: see `local_sqs.faults.set_faults`."""
         set_faults(self.queue.client, self.queue.name, **faults)
 
+    def stop_dispatcher(self) -> None:
+        """Have dead letters stay in their queue, where they can be looked at."""
+        self.group["dispatcher"].stop()
+
     @contextmanager
     def fault(self, name: str) -> Iterator[None]:
         """Turn a switch of ``tests.doubles.faults`` on for a while."""
@@ -202,10 +206,6 @@ class LocalService(Service):
 {%- if cookiecutter.overflow == 'fargate' %}
 
     # -- the overflow
-
-    def stop_overflow(self) -> None:
-        """Stop the dispatcher, so that a dead letter can be looked at."""
-        self.group["dispatcher"].stop()
 
     def dispatcher_log(self) -> str:
         """Of the function, whether it was invoked for messages or, by the task agent, for events."""

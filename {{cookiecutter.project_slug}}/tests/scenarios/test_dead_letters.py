@@ -8,6 +8,9 @@ import pytest
 from {{ cookiecutter.__package_name }}.shims import dead_letters_cli
 
 from .. import example
+{% if cookiecutter.overflow == 'none' -%}
+from .conftest import with_faults
+{% endif -%}
 from .rings import needs
 from .service import LocalService, wait_until
 
@@ -52,6 +55,34 @@ def test_a_parked_message_is_looked_at_and_redriven(service: LocalService, capsy
     assert listed(service, capsys) == []
 
 
+{% if cookiecutter.overflow == 'none' -%}
+@pytest.mark.service(max_receive_count=2)
+@with_faults
+def test_what_sqs_gives_up_is_put_on_record_and_redriven(
+    service: LocalService, capsys: Capture
+) -> None:
+    with service.fault("crash"):
+        sent = service.send(example.message(){% if cookiecutter.queue_type == 'fifo' %}, group="g7"{% endif %})
+        for delivery in (1, 2):
+            service.wait_fault_met(delivery)
+            service.pass_visibility_timeout()
+        record = service.wait_record()
+    assert (record.message_id, record.reason, record.attempts) == (sent, "dead_lettered", 2)
+{%- if cookiecutter.queue_type == 'fifo' %}
+    assert record.attributes["MessageGroupId"] == "g7"
+{%- endif %}
+    wait_until(lambda: service.dead_letter_queue.stats().in_flight == 0, "it to leave its queue")
+
+    with pytest.raises(SystemExit):
+        command(service, "redrive", "--runner", record.key)
+    assert "no runner" in capsys.readouterr().err
+    assert command(service, "redrive", record.key) == 0
+    wait_until(lambda: example.all_done(service, 1), "the job to be done")
+    service.wait_idle()
+    assert listed(service, capsys) == []
+
+
+{% endif -%}
 def test_filters_choose_and_purge_removes(service: LocalService, capsys: Capture) -> None:
     service.send("{ this is not JSON")
     service.send(example.malformed())

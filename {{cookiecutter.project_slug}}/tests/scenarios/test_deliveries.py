@@ -92,9 +92,7 @@ def test_a_job_that_keeps_failing_is_parked_with_its_error(service: LocalService
 
 @with_faults
 def test_crashes_exhausted_go_to_the_dead_letter_queue(service: LocalService) -> None:
-{%- if cookiecutter.overflow == 'fargate' %}
-    service.stop_overflow()
-{%- endif %}
+    service.stop_dispatcher()
     with service.fault("crash"):
         service.send(example.message())
         for delivery in range(1, MAX_RECEIVE_COUNT + 1):
@@ -108,9 +106,7 @@ def test_crashes_exhausted_go_to_the_dead_letter_queue(service: LocalService) ->
 @pytest.mark.service(max_receive_count=2)
 @with_faults
 def test_batch_mates_of_what_crashes_go_to_the_dead_letter_queue_too(service: LocalService) -> None:
-{%- if cookiecutter.overflow == 'fargate' %}
-    service.stop_overflow()
-{%- endif %}
+    service.stop_dispatcher()
     with service.fault("poison"):
         service.send_together(example.message(0), example.message(1))
         for delivery in (1, 2):
@@ -124,9 +120,7 @@ def test_batch_mates_of_what_crashes_go_to_the_dead_letter_queue_too(service: Lo
 @without_handler
 def test_a_function_that_cannot_start_loses_healthy_messages(service: LocalService) -> None:
     """To the dead-letter queue, as a throttled one does."""
-{%- if cookiecutter.overflow == 'fargate' %}
-    service.stop_overflow()
-{%- endif %}
+    service.stop_dispatcher()
     service.send(example.message())
     for delivery in (1, 2):
         service.wait_worker_says("1 messages return after their visibility timeout", delivery)
@@ -178,9 +172,7 @@ def test_the_function_timeout_kills_and_the_message_comes_back(service: LocalSer
 @pytest.mark.service(reserved_concurrency=0)
 def test_a_throttled_function_loses_healthy_messages(service: LocalService) -> None:
     """To the dead-letter queue: what reserved concurrency does where deploy/ set no maximum."""
-{%- if cookiecutter.overflow == 'fargate' %}
-    service.stop_overflow()
-{%- endif %}
+    service.stop_dispatcher()
     service.send(example.message())
     for _ in range(MAX_RECEIVE_COUNT):
         service.wait_in_flight(1)
@@ -238,9 +230,7 @@ def test_repeated_deliveries_in_any_order_have_no_second_effect(service: LocalSe
 {% endif %}
 def effects_before_and_after_a_redrive(service: LocalService) -> tuple[list[Any], list[Any]]:
     """Of a message that was done, whose answers were lost until it was a dead letter."""
-{%- if cookiecutter.overflow == 'fargate' %}
-    service.stop_overflow()
-{%- endif %}
+    service.stop_dispatcher()
     with service.fault("crash-after"):
         sent = service.send(example.message())
         for delivery in range(1, MAX_RECEIVE_COUNT + 1):

@@ -18,9 +18,7 @@ ALLOWED = {
     "core": {"core", "lambda_shim.contract", "lambda_shim.messages"},
     "adapters": {"core", "adapters", "lambda_shim", "local_sqs"},
     "shims": {"core", "adapters", "shims", "lambda_shim", "local_sqs", "procgroup"},
-{%- if cookiecutter.overflow == 'fargate' %}
     "overflow": {"core", "shims", "overflow", "lambda_shim", "local_sqs"},
-{%- endif %}
 }
 NEVER_IN_THE_CORE = {
     *("boto3", "botocore", "hiredis", "redis", "valkey"),
@@ -90,15 +88,19 @@ def test_the_core_imports_neither_aws_nor_redis_nor_the_network() -> None:
 def test_the_lambda_handler_loads_neither_boto3_nor_the_local_queue() -> None:
     loaded = loaded_by(f"{PACKAGE}.shims.aws_lambda")
     assert loaded.isdisjoint({"boto3", "botocore", "local_sqs", "hiredis", "procgroup"})
-{%- if cookiecutter.overflow == 'fargate' %}
 
 
 def test_the_dispatcher_knows_nothing_of_the_service() -> None:
     """So that no deployment of broken jobs keeps failed messages from being put on record."""
     path = SOURCE / "overflow" / "dispatcher.py"
     names = imports(path, (PACKAGE, "overflow"))
+{%- if cookiecutter.overflow == 'fargate' %}
     assert {name for name in names if within(name, {PACKAGE})} == {f"{PACKAGE}.overflow.REGISTRY"}
+{%- else %}
+    assert not {name for name in names if within(name, {PACKAGE})}
+{%- endif %}
     assert not {name for name in loaded_by(f"{PACKAGE}.overflow") if within(name, VENDOR)}
+{%- if cookiecutter.overflow == 'fargate' %}
 
 
 def test_the_runner_loads_the_jobs_only_with_a_record_in_hand() -> None:

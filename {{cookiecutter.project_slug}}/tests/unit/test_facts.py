@@ -36,9 +36,18 @@ def test_every_setting_is_deployed_and_rendered_locally() -> None:
     assert set(re.findall(r'"([A-Z_]+)":', rendered)) == set(deployed.ENVIRONMENT)
 
 
-def test_the_visibility_timeout_is_six_function_timeouts(variables: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("queue", "function"),
+    [
+        ("visibility_timeout", "function_timeout"),
+        ("dispatcher_visibility_timeout", "dispatcher_timeout"),
+    ],
+)
+def test_a_visibility_timeout_is_six_function_timeouts(
+    variables: dict[str, Any], queue: str, function: str
+) -> None:
     """As AWS advises: https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-configure.html."""
-    assert variables["visibility_timeout"] == 6 * variables["function_timeout"]
+    assert variables[queue] == 6 * variables[function]
 
 
 def test_the_package_is_built_for_the_deployed_runtime() -> None:

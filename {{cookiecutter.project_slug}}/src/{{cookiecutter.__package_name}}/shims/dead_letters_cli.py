@@ -29,11 +29,15 @@ def local(group_id: str | None) -> Tools:
     from ..adapters.redis_queue import RedisQueue
 
     group = attach(group_id)
-    redis, names = f"redis://{group['queue'].address}", group.variables
+    redis = f"redis://{group['queue'].address}"
     return Tools(
         open_records(f"file://{group.directory}/dead-letters"),
         cache(lambda arn: RedisQueue(f"{redis}/{arn.rpartition(':')[2]}")),
-        RedisQueue(f"{redis}/{names['dead_letter_queue_name']}"),
+{%- if cookiecutter.overflow == 'fargate' %}
+        RedisQueue(f"{redis}/{group.variables['dead_letter_queue_name']}"),
+{%- else %}
+        runner=False,
+{%- endif %}
     )
 
 
@@ -44,7 +48,7 @@ def deployed(stage: str) -> Tools:
     except ImportError:
         command = f"uv run --group aws {SERVICE} dead-letters --stage {stage} ls"
         raise NotFound(f"AWS is spoken to with boto3, which is not installed: {command}") from None
-    from lambda_shim.sqs import SqsQueue, queue_of
+    from lambda_shim.sqs import {% if cookiecutter.overflow == 'fargate' %}SqsQueue, {% endif %}queue_of
 
     if region := os.environ.get("AWS_REGION"):  # which boto3 does not read
         boto3.setup_default_session(region_name=region)
@@ -58,7 +62,11 @@ def deployed(stage: str) -> Tools:
     return Tools(
         open_records(f"s3://{outputs['RecordsBucket']}/"),
         cache(queue_of),
+{%- if cookiecutter.overflow == 'fargate' %}
         SqsQueue(outputs["DeadLetterQueueUrl"]),
+{%- else %}
+        runner=False,
+{%- endif %}
     )
 
 

@@ -41,6 +41,7 @@ class Tools:
         records: the store.
         queue: the queue with this ARN, to redrive to.
         failure_queue: woken after records were handed to the runner; without it the sweep does.
+        runner: whether there is one.
     """
 
     def __init__(
@@ -48,10 +49,12 @@ class Tools:
         records: Records,
         queue: Callable[[str], Outbox],
         failure_queue: Outbox | None = None,
+        runner: bool = True,
     ) -> None:
         self.records = records
         self.queue = queue
         self.failure_queue = failure_queue
+        self.runner = runner
 
 
 def duration(text: str) -> float:
@@ -168,6 +171,8 @@ def _run(
         grammar.error(str(error))
     if options.command == "show":
         return _show(tools.records, options.key, options.json)
+    if getattr(options, "runner", False) and not tools.runner:
+        grammar.error("this service has no runner: redrive without --runner sends to the queue")
     which = Filter(
         keys=tuple(record_key(key) for key in options.keys),
         reasons=tuple(options.reason),

@@ -122,6 +122,8 @@ class Dispatcher:
     Args:
         records: the store.
         launcher: starts tasks; None where the deployment has none: then all is parked.
+        tasks_wanted: without a launcher, whether a record's reason is that there are no tasks; or
+            stays what it was, for a service that was never to have any.
         limits: the launch budget.
         sources: which runners take what; default: all is the service's own.
         clock: seconds since 1970.
@@ -134,9 +136,11 @@ class Dispatcher:
         limits: Limits | None = None,
         sources: Sources | None = None,
         clock: Callable[[], float] = time,
+        tasks_wanted: bool = True,
     ) -> None:
         self.records = records
         self.launcher = launcher
+        self.tasks_wanted = tasks_wanted
         self.limits = limits or Limits()
         self.sources = sources or OwnMessages()
         self.clock = clock
@@ -184,6 +188,8 @@ class Dispatcher:
         """The record; parked, if it waits and nothing is to be run now."""
         if record.state != WAITING:
             return record
+        if self.launcher is None and not self.tasks_wanted:
+            return parked(record, record.reason, record.error)
         if self.launcher is None:
             return parked(record, dead_letters.NO_RUNNER, NO_RUNNER)
         if self.budget.circuit(record.pool, budget) == OPEN:

@@ -222,7 +222,8 @@ def dispatcher(environ: Mapping[str, str], client: Any = None) -> Dispatcher:
     """The dispatcher that a function's environment describes.
 
     ``RECORDS_URL`` and ``QUEUE_ARN``, the service's own queue, are required. Where
-    ``OVERFLOW_SUBNETS`` is empty there are no tasks, and all is parked; otherwise see
+    ``OVERFLOW_SUBNETS`` is empty there are no tasks, and all is parked for that reason; where it is
+    not set there were never to be any, and all is parked for its own; otherwise see
     ``task_settings``. ``OVERFLOW_LIMITS`` and ``OVERFLOW_REGISTRY`` are optional.
 
     Args:
@@ -238,11 +239,12 @@ def dispatcher(environ: Mapping[str, str], client: Any = None) -> Dispatcher:
     path = environ.get("OVERFLOW_REGISTRY")
     listed = load(path) if path else Registry((), ())
     registry = Registry((environ["QUEUE_ARN"], *listed.own), listed.functions)
-    launcher = None
-    if environ.get("OVERFLOW_SUBNETS"):
-        launcher = EcsLauncher(task_settings(environ, registry), client)
+    subnets = environ.get("OVERFLOW_SUBNETS")
+    launcher = EcsLauncher(task_settings(environ, registry), client) if subnets else None
     records = open_records(environ["RECORDS_URL"])
-    return Dispatcher(records, launcher, limits_of(environ), registry)
+    return Dispatcher(
+        records, launcher, limits_of(environ), registry, tasks_wanted=subnets is not None
+    )
 
 
 def task_settings(environ: Mapping[str, str], registry: Registry | None = None) -> TaskSettings:

@@ -1,14 +1,21 @@
+{% if cookiecutter.overflow == 'fargate' -%}
 """What Lambda calls with failed messages, with stopped tasks and with the clock's ticks.
+{%- else -%}
+"""What Lambda calls with failed messages, and with the clock's ticks.
+{%- endif %}
 
 Imports nothing of the service's own: a deployment that cannot import its jobs still puts every
 failed message on record.
 """
 
 import os
+{%- if cookiecutter.overflow == 'fargate' %}
 from collections.abc import Mapping
 from typing import Any
+{%- endif %}
 
 from lambda_shim.ecs import dispatcher
+{%- if cookiecutter.overflow == 'fargate' %}
 
 from . import REGISTRY
 
@@ -24,3 +31,7 @@ def ecs(environ: Mapping[str, str]) -> Any:
 
 
 handler = dispatcher({"OVERFLOW_REGISTRY": REGISTRY, **os.environ}, ecs(os.environ))
+{%- else %}
+
+handler = dispatcher(os.environ)
+{%- endif %}
