@@ -113,11 +113,11 @@ def test_an_answer_can_be_changed_later(
     engine: str, own_template: Template, tmp_path: Path
 ) -> None:
     project = born(engine, own_template, tmp_path / "output")
-    process = own_template.copier_update(
-        project.path, "--data", "example=minimal", "--data", "owner=billing"
-    )
+    answers = {"example": "minimal", "overflow": "none", "owner": "billing"}
+    data = [f"--data={name}={value}" for name, value in answers.items()]
+    process = own_template.copier_update(project.path, *data)
     assert process.returncode == 0, described(process)
-    fresh = born(engine, own_template, tmp_path / "fresh", example="minimal", owner="billing")
+    fresh = born(engine, own_template, tmp_path / "fresh", **answers)
     assert tracked(project) == tracked(fresh)
     for name in tracked(fresh):
         assert project.read(name) == fresh.read(name), name
