@@ -6,11 +6,14 @@ import ast
 import copy
 import json
 import re
+import runpy
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from samtranslator.yaml_helper import yaml_parse
 
 from ..baking import SCRIPTS, BakedProject, described
 from .conftest import CASES, SHAPES, TARGETS, Make, label
@@ -90,11 +93,11 @@ def test_cfn_lint_has_nothing_to_say(
 
 
 def mutants(template: Template) -> Iterator[tuple[str, str, str, Template]]:
-    """The template with one value changed, for every value of every resource and condition.
+    """The template with one value changed: of every resource, condition and output in turn.
 
     Yields the section, the logical id, the path of the value and the changed template.
     """
-    for section in ("Resources", "Conditions"):
+    for section in ("Resources", "Conditions", "Outputs"):
         for logical_id, entry in template.get(section, {}).items():
             for path, value in leaves(entry):
                 place = changing = copy.deepcopy(entry)
@@ -162,17 +165,35 @@ def test_every_changed_value_is_reported_by_name(
             continue
         tried += 1
         top = f"{names[only]}." if only else ""
-        if not any(
-            differences(
+        found = [
+            line
+            for values, known in stages
+            for line in differences(
                 {name: fact for name, fact in known.items() if name.startswith(top)},
                 facts(mutant, values, only),
             )
-            for values, known in stages
-        ):
-            silent.append(f"{logical_id}.{path}")
+        ]
+        if section == "Conditions":  # told by what is there because of it, or is not
+            told = bool(found)
+        else:
+            path_told = (top or rf"Outputs\.{logical_id}\.") + reported(path)
+            told = any(re.match(rf"{path_told}[.:]", line) for line in found)
+        if not told:
+            silent.append(f"{logical_id}.{path}: {found}")
     print(f"{tried} values changed, one at a time")
     assert tried > 500
     assert silent == []
+
+
+def reported(path: str) -> str:
+    """How the report names a value of a template; a regular expression.
+
+    Functions count as the one value they make, the order of a list may change, and lists of pairs
+    are known by their keys.
+    """
+    path = re.sub(r"(^|\.)(Fn::|Ref($|\.)).*", "", path)
+    path = re.sub(r"(Tags|Dimensions|Environment)\.\d.*", r"\1", path)
+    return re.sub(r"\\\.\d+", r"\.\\d+", re.escape(path))
 
 
 def placed(resource: dict[str, Any], path: str) -> tuple[str, str]:
@@ -194,3 +215,41 @@ def test_a_missing_resource_is_reported_by_name(
         del lacking["Resources"][logical_id]
         found = differences(known, facts(lacking, values))
         assert any(line.startswith(f"{names[logical_id]}.") for line in found), logical_id
+
+
+def settings(target: str, project: BakedProject, stage: str | None) -> dict[str, str]:
+    """A stage's settings, by names without case; with None, what they are where a stage is silent."""
+    found: dict[str, Any]
+    if target == "sam":
+        template = yaml_parse(project.read("deploy/template.yaml"))
+        found = defaults_of(template) | (samconfig_parameters(project, stage) if stage else {})
+        del found["Stage"]
+    elif target == "cdk":
+        made = runpy.run_path(str(project.path / "deploy" / "stages.py"))
+        found = asdict(made["STAGES"][stage] if stage else made["Stage"]("new"))
+        del found["name"]
+    else:
+        params = yaml_parse(project.read("deploy/serverless.yml"))["params"]
+        found = params["default"] | (params[stage] if stage else {})
+    # `make deploy` gives the image's tag, in each target its own way.
+    return {
+        name.replace("_", "").lower(): ",".join(value)
+        if isinstance(value, tuple)
+        else str(value).lower()
+        for name, value in found.items()
+        if name.lower() != "imagetag"
+    }
+
+
+@pytest.mark.parametrize("stage", ["dev", "staging", "production", None])
+@pytest.mark.parametrize("target", OTHERS)
+def test_each_stage_has_the_same_settings(
+    target: str, stage: str | None, project_for: Callable[..., BakedProject]
+) -> None:
+    answers = {"example": "statements", "overflow": "fargate"}
+    one = settings(FIRST, project_for(deploy_target=FIRST, **answers), stage)
+    other = settings(target, project_for(deploy_target=target, **answers), stage)
+    if stage is None:  # SAM wants these two told for every stage
+        for name in ("customersurl", "mailfrom"):
+            del other[name]
+    assert one == other
