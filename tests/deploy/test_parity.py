@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from samtranslator.yaml_helper import yaml_parse
 
-from ..baking import SCRIPTS, BakedProject, described
+from ..baking import ROOT, SCRIPTS, TREE, BakedProject, described
 from .conftest import CASES, SHAPES, TARGETS, Make, label
 from .parity import (
     Facts,
@@ -27,7 +27,7 @@ from .parity import (
     leaves,
     noise_report,
 )
-from .tools import STAGES, run, samconfig_parameters
+from .tools import CACHE, STAGES, run, samconfig_parameters
 
 FIRST, *OTHERS = TARGETS
 
@@ -90,6 +90,50 @@ def test_cfn_lint_has_nothing_to_say(
     files = sorted(path.name for path in tmp_path.iterdir())
     process = run(str(SCRIPTS / "cfn-lint"), *options, "--", *files, directory=tmp_path)
     assert process.returncode == 0, described(process)
+
+
+@pytest.mark.slow
+def test_checkov_says_what_is_explained_and_of_those_resources(
+    cloudformation: Make, project_for: Callable[..., BakedProject], tmp_path: Path
+) -> None:
+    """No rule is skipped that would say nothing, nor would speak of something else."""
+    with_all = {"example": "statements", "queue_type": "standard", "overflow": "fargate"}
+    bare = {"example": "minimal", "queue_type": "standard", "overflow": "none"}
+    chosen = [answers for answers in SHAPES if answers.items() >= with_all.items()][:1]
+    chosen += [answers for answers in SHAPES if answers.items() >= bare.items()][:1]
+    explained, names = {}, {}
+    for number, (target, answers) in enumerate((t, a) for t in TARGETS for a in chosen):
+        stage = STAGES[answers["overflow"] == "fargate"]  # with subnets, where there may be any
+        project = project_for(deploy_target=target, **answers)
+        made = cloudformation(target, stage, **answers)
+        (tmp_path / f"{number}.json").write_text(json.dumps(made, ensure_ascii=False), "utf-8")
+        names[number] = canonical_names(made["Resources"])
+        skipped = re.findall(r"(?m)^  - (\w+) # (.+)$", project.read("deploy/checkov.yaml"))
+        explained |= {(number, rule): set(said.split(", ")) for rule, said in skipped}
+    found: dict[tuple[int, str], set[str]] = {}
+    for finding in checkov(project.read("tools/validate.py"), tmp_path):
+        number = int(Path(finding["file_path"]).stem)
+        resource = finding["resource"].rpartition(".")[2]
+        found.setdefault((number, finding["check_id"]), set()).add(names[number][resource])
+    assert found == explained
+
+
+def checkov(validate: str, templates: Path) -> list[dict[str, Any]]:
+    """All that the version named in tools/validate.py finds, nothing skipped."""
+    (pinned,) = re.findall(r'(?m)^CHECKOV = "(.*)"$', validate)
+    process = run(
+        *("sh", str(ROOT / TREE / "tools" / "uv.sh"), "tool", "run", "--quiet"),
+        *("--python", ">=3.11,<3.14", "--from", pinned, "checkov", "--directory", "."),
+        *("--framework", "cloudformation", "--quiet", "--output", "json", "--soft-fail"),
+        *("--output-file-path", "findings"),
+        directory=templates,
+        UV_HOME=str(CACHE / "uv"),
+        LOG_LEVEL="ERROR",
+    )
+    assert process.returncode == 0, described(process)
+    said = json.loads((templates / "findings" / "results_json.json").read_text("utf-8"))
+    found: list[dict[str, Any]] = said["results"]["failed_checks"]
+    return found
 
 
 def mutants(template: Template) -> Iterator[tuple[str, str, str, Template]]:
