@@ -50,6 +50,11 @@ def test_a_visibility_timeout_is_six_function_timeouts(
     assert variables[queue] == 6 * variables[function]
 
 
+def test_a_dead_letter_outlives_its_queue(variables: dict[str, Any]) -> None:
+    """On a standard queue it keeps the time it was first sent."""
+    assert variables["dead_letter_retention"] > variables["retention"]
+
+
 def test_the_package_is_built_for_the_deployed_runtime() -> None:
     assert f'PYTHON = "{deployed.RUNTIME}"' in BUILD
     assert f'ARCHITECTURE = "{deployed.ARCHITECTURE}"' in BUILD
