@@ -101,7 +101,8 @@ def test_checkov_says_what_is_explained_and_of_those_resources(
     bare = {"example": "minimal", "queue_type": "standard", "overflow": "none"}
     chosen = [answers for answers in SHAPES if answers.items() >= with_all.items()][:1]
     chosen += [answers for answers in SHAPES if answers.items() >= bare.items()][:1]
-    explained, names = {}, {}
+    explained: dict[tuple[int, str], set[str]] = {}
+    names: dict[int, dict[str, str]] = {}
     cases = [(FIRST, chosen[1]), *((target, chosen[0]) for target in TARGETS)]
     for number, (target, answers) in enumerate(cases):
         stage = STAGES[answers["overflow"] == "fargate"]  # with subnets, where there may be any
