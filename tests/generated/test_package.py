@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
@@ -11,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from ..baking import BakedProject, described
+from ..baking import ROOT, BakedProject, described
 
 LARGEST = 500_000  # bytes, of the minimal example's zip
 # Modules that must never reach Lambda, by a part of their name.
@@ -127,9 +129,15 @@ def test_a_package_for_another_interpreter_is_refused(service: BakedProject) -> 
 
 @pytest.mark.slow
 def test_validate(service: BakedProject) -> None:
-    process = service.run("make", "validate")
+    """With what its target takes; node is where `make deploy-tools` put it, if nowhere else."""
+    path = os.pathsep.join([os.environ["PATH"], str(ROOT / ".cache" / "node" / "bin")])
+    if not service.has_file("deploy/template.yaml") and shutil.which("node", path=path) is None:
+        pytest.skip("node is not installed (make deploy-tools)")
+    process = service.run("make", "validate", PATH=path)
     assert process.returncode == 0, described(process)
-    assert "is a valid SAM Template" in process.stdout
+    assert "linted and checked, nothing to say" in process.stdout
+    if service.has_file("deploy/template.yaml"):
+        assert "is a valid SAM Template" in process.stdout
 
 
 @pytest.mark.slow
