@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
+    invariant,
     precondition,
     rule,
     run_state_machine_as_test,
@@ -36,7 +37,7 @@ class Machine(RuleBasedStateMachine):
     client: ClassVar[Client]
     fifo = False
 
-    @initialize(most=st.integers(1, 2))
+    @initialize(most=st.integers(1, 3))
     def create(self, most):
         self.client.execute("FLUSHDB")
         suffix = ".fifo" if self.fifo else ""
@@ -91,10 +92,12 @@ class Machine(RuleBasedStateMachine):
             if place not in keep:
                 self.delete_by(*next(r for r in reversed(self.receipts) if r[1] == message.receipt))
 
-    @rule(most=st.integers(1, 10))
-    def fail(self, most):
-        """Receive, and give it all back at once."""
+    @rule(most=st.integers(1, 10), again=st.booleans())
+    def fail(self, most, again):
+        """Receive, and give it all back at once; somebody else may receive then."""
         self.receive(most, 0)
+        if again:
+            self.receive(most, None)
 
     def receive(self, most, hidden):
         received = self.work.receive(most, visibility_timeout=hidden)
@@ -148,6 +151,16 @@ class Machine(RuleBasedStateMachine):
             assert changed == self.model.can_change_visibility(expected, receipt, self.now)
         if changed:
             expected.visible_from = self.now + seconds
+
+    @invariant()
+    def a_superseded_handle_does_nothing(self):
+        """No message is taken from who received it last by the handle of who received it before."""
+        live = self.model.live(self.now)
+        old = [(m, receipt) for m, receipt in self.receipts if m in live and m.receipt != receipt]
+        assert not any(self.work.delete_batch(receipt for _, receipt in old))
+        taken = [receipt for message, receipt in old if message.visible_from > self.now]
+        for receipt in taken[-3:]:
+            assert not self.work.change_visibility(receipt, 0)
 
     @rule(minutes=st.sampled_from([1, 1, 1, 2, 2, 3, 5, 20]))
     def pass_time(self, minutes):
