@@ -1,13 +1,19 @@
 """The queues at the command line."""
 
+import contextlib
 import io
 import json
-from collections.abc import Callable
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 from local_sqs import Queue, cli
 
-from .conftest import Server
+from .conftest import VENDOR, Server, binary
 
 EXAMPLE = '{"type": "ready made"}'
 Run = Callable[..., int]
@@ -70,6 +76,99 @@ def test_queues_watches_until_interrupted(
     assert run("queues", "--watch", "--interval", "0.5") == 130
     assert naps == [0.5, 0.5, 0.5]
     assert capsys.readouterr().out.count("QUEUE") == 3
+
+
+WATCH = """
+import sys
+from local_sqs import cli
+place = cli.Place("redis://127.0.0.1:" + sys.argv[1], "orders", "orders-dead", "")
+command = ["queues", "--watch", "--interval", "0.05", *sys.argv[2:]]
+sys.exit(cli.main(command, prog="orders", locate=lambda _: place))
+"""
+
+
+class Watch:
+    """`queues --watch` in a process of its own, before a terminal."""
+
+    def __init__(self, port: int, *options: str) -> None:
+        self.terminal, slave = os.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", WATCH, str(port), *options],
+            env=os.environ | {"PYTHONPATH": str(VENDOR)},
+            stdin=subprocess.DEVNULL,
+            stdout=slave,
+            stderr=slave,
+        )
+        os.close(slave)
+        os.set_blocking(self.terminal, False)
+
+    def shows(self, text: str) -> Callable[[], bool]:
+        """A condition: the text is written from now on."""
+        written = ""
+
+        def shown() -> bool:
+            nonlocal written
+            with contextlib.suppress(BlockingIOError):
+                written += os.read(self.terminal, 65536).decode()
+            return text in written
+
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self.terminal, 65536):
+                pass
+        return shown
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.terminal)
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[Server]:
+    running = Server(binary("redis"), tmp_path)
+    yield running
+    running.kill()
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)], ids=["table", "JSON"])
+@pytest.mark.parametrize("outage", ["hangs", "is restarted"])
+def test_a_watch_outlives_a_server_that(
+    outage: str, options: Sequence[str], own_server: Server, wait_until: Callable[..., object]
+) -> None:
+    watch = Watch(own_server.port, *options)
+    try:
+        wait_until(watch.shows("orders-dead"), "the queues", 30)
+        if outage == "hangs":
+            assert own_server.process is not None
+            own_server.process.send_signal(signal.SIGSTOP)
+        else:
+            own_server.kill()
+        wait_until(watch.shows("looking again until it is back"), "that it is away", 30)
+        if outage == "hangs":
+            assert own_server.process is not None
+            own_server.process.send_signal(signal.SIGCONT)
+        else:
+            wait_until(own_server.start, "the server is back", 30)
+        wait_until(watch.shows("orders-dead"), "the queues again", 30)
+        watch.process.send_signal(signal.SIGINT)
+        assert watch.process.wait(30) == 130
+    finally:
+        watch.close()
+
+
+def test_ctrl_c_ends_a_watch_while_the_server_hangs(
+    own_server: Server, wait_until: Callable[..., object]
+) -> None:
+    watch = Watch(own_server.port)
+    try:
+        wait_until(watch.shows("orders-dead"), "the queues", 30)
+        assert own_server.process is not None
+        own_server.process.send_signal(signal.SIGSTOP)
+        wait_until(watch.shows("looking again until it is back"), "that it is away", 30)
+        watch.process.send_signal(signal.SIGINT)
+        assert watch.process.wait(30) == 130
+    finally:
+        watch.close()
 
 
 def test_send_pushes_the_ready_made_message(run: Run, queue: Queue) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn
 
 from .client import ConnectionLost
 from .limits import Refused, check
@@ -140,15 +140,35 @@ def _attribute(text: str) -> tuple[str, str]:
 
 def _queues(options: argparse.Namespace, place: Place) -> int:
     with place.open() as queue, place.open(dead=True) as dead:
-        while True:
+
+        def look() -> str:
             rows = [_row(queue, dead), _row(dead, None)]
-            text = json.dumps(rows) if options.json else _table(rows)
-            if not options.watch:
-                print(text)
-                return 0
-            live = sys.stdout.isatty() and not options.json
+            return json.dumps(rows) if options.json else _table(rows)
+
+        if options.watch:
+            _watch(look, options.interval, live=sys.stdout.isatty() and not options.json)
+        print(look())
+    return 0
+
+
+def _watch(look: Callable[[], str], interval: float, *, live: bool) -> NoReturn:
+    """Show it anew until Ctrl-C, also when the server goes away and comes back; its being away is told once an
+    outage, and not among what others may read."""
+    told = False
+    while True:
+        try:
+            text = look()
+        except ConnectionLost as error:
+            away = f"{error}; looking again until it is back, or Ctrl-C"
+            if live:
+                print(f"{CLEAR}{away}", flush=True)
+            elif not told:
+                print(away, file=sys.stderr, flush=True)
+            told = True
+        else:
             print(f"{CLEAR}{text}" if live else text, flush=True)
-            time.sleep(options.interval)
+            told = False
+        time.sleep(interval)
 
 
 def _row(queue: Queue, dead: Queue | None) -> dict[str, Any]:
