@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import sys
@@ -28,7 +29,18 @@ for number in (signal.SIGINT, signal.SIGHUP):
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--chaos-seed", type=int, help="take up a run of a chaos test again")
+    parser.addoption(
+        "--chaos-seed", type=int, metavar="N", help="run K of a chaos test has the seed N + K"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.chaos_seed is None:  # drawn here, so that pytest-xdist's workers get the same
+        config.option.chaos_seed = random.SystemRandom().randrange(10**9)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"--chaos-seed {config.option.chaos_seed}"
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist, which reads the marks in the same hook

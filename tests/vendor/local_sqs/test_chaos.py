@@ -5,8 +5,9 @@ end each message is done or dead-lettered and the queue is empty. An effect may 
 first time its process died after the effect and before the ledger knew: the window that a ledger leaves.
 Of a FIFO queue, the effects of a group come in order.
 
-The seed decides on victims and pauses. It is printed, and taken up again by
-`pytest tests/vendor/local_sqs/test_chaos.py --chaos-seed N`.
+The seed decides on what is sent, on victims and on pauses; who is where when a process is killed is the
+machine's. Run K of a test (`[…K…]` in its name) has the seed N + K with `--chaos-seed N`, which pytest prints at
+its start, and a run that fails again: `pytest '<the test's name>' --chaos-seed N` takes that run up again.
 """
 
 import contextlib
@@ -29,12 +30,22 @@ class Chaos:
     """One run: a sender, a mapping, and a killer."""
 
     def __init__(
-        self, server, start_mapping, wait_until, tmp_path, seed, *, messages, pause, suffix=""
+        self,
+        server,
+        start_mapping,
+        wait_until,
+        tmp_path,
+        seed,
+        replay,
+        *,
+        messages,
+        pause,
+        suffix="",
     ):
         self.server, self.messages, self.pause = server, messages, pause
         self.wait_until = wait_until
         self.chance = random.Random(seed)
-        self.seed = seed
+        self.seed, self.replay = seed, replay
         self.effects_path = tmp_path / "effects"
         self.kills = dict(NOTHING)
         url = f"redis://127.0.0.1:{server.port}"
@@ -57,7 +68,7 @@ class Chaos:
             },
             mapping={"concurrency": 4, "batch_size": 10},
         )
-        print(f"--chaos-seed {seed}")
+        print(replay)
 
     def run(self, victims: dict[str, int], seconds: float) -> None:
         """`victims`: how likely each is the next."""
@@ -67,7 +78,7 @@ class Chaos:
         names, weights = list(victims), list(victims.values())
         while sender.is_alive() or self._unfinished():
             assert time.monotonic() < deadline, (
-                f"--chaos-seed {self.seed}: {self.queue.stats()} after {self.kills}"
+                f"{self.replay}: {self.queue.stats()} after {self.kills}"
             )
             time.sleep(self.chance.uniform(0.4, 1.6) * self.pause)
             self._kill(self.chance.choices(names, weights)[0])
@@ -78,7 +89,7 @@ class Chaos:
     def _assert_poller_lives(self) -> None:
         log = self.mapping.log()
         ended = self.mapping.process.poll() is not None
-        assert not ended, f"--chaos-seed {self.seed}: the poller ended by itself\n{log[-2000:]}"
+        assert not ended, f"{self.replay}: the poller ended by itself\n{log[-2000:]}"
 
     def _send(self, seed: int) -> None:
         chance = random.Random(seed)
@@ -119,36 +130,35 @@ class Chaos:
         effects = Counter(number for what, number, _ in notes if what == "effect")
         parked = {message.body.split()[0] for message in self.dead.peek(self.messages)}
         twice = sum(effects.values()) - len(effects)
-        print(f"{self.kills}; {twice} effects done again; {len(parked)} dead-lettered")
+        print(
+            f"seed {self.seed}: {self.kills}; {twice} effects done again; {len(parked)} dead-lettered"
+        )
         wanted = {str(number) for number in range(self.messages)}
-        assert effects.keys() | parked == wanted, f"--chaos-seed {self.seed}: vanished"
+        assert effects.keys() | parked == wanted, f"{self.replay}: vanished"
         known: set[str] = set()
         for what, number, request in notes:
             assert number not in known, (
-                f"--chaos-seed {self.seed}: {what} of {number} by {request} after its completion"
+                f"{self.replay}: {what} of {number} by {request} after its completion"
             )
             if what == "completed":
                 known.add(number)
         if self.fifo:
             for group in range(GROUPS):
                 first = [n for n in map(int, effects) if n % GROUPS == group]
-                assert first == sorted(first), f"--chaos-seed {self.seed}: out of order"
+                assert first == sorted(first), f"{self.replay}: out of order"
         told = self.mapping.log().count("retrying until it is back")
         assert told <= self.kills["redis"] + self.kills["poller"], "one line an outage and poller"
 
 
 @pytest.fixture
-def seed(request: pytest.FixtureRequest) -> int:
-    given: int | None = request.config.getoption("--chaos-seed", default=None)
-    return random.SystemRandom().randrange(10**9) if given is None else given
-
-
-@pytest.fixture
-def chaos(start_mapping, wait_until, tmp_path, seed):
+def chaos(start_mapping, wait_until, tmp_path, request):
+    base: int = request.config.getoption("--chaos-seed")
+    seed = base + request.node.callspec.params.get("run", 0)
+    replay = f"'{request.node.nodeid}' --chaos-seed {base}"
     runs: list[Chaos] = []
 
     def start(server: Any, **options: Any) -> Chaos:
-        runs.append(Chaos(server, start_mapping, wait_until, tmp_path, seed, **options))
+        runs.append(Chaos(server, start_mapping, wait_until, tmp_path, seed, replay, **options))
         return runs[-1]
 
     yield start

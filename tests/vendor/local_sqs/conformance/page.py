@@ -98,7 +98,9 @@ at random, with SIGKILL, one of them, the poller or, where it says so, Redis (`a
 50 ms on average, then the next kill; a poller or server that was killed is up again first. A run misses when a message has
 vanished, when its effect was done again after the ledger knew of it, or when a FIFO group's effects come out of
 order. An effect may be done twice only in the window between the effect and the ledger's note of it; these are
-counted. A run prints its seed, and `--chaos-seed N` takes it up again.
+counted. The seed decides on what is sent, on victims and on pauses, not on where a process is when it is killed.
+pytest says at its start which N it has drawn, or been given by `--chaos-seed N`; run K of a test has the seed N + K, and
+a run that fails prints what takes it up again: `pytest '<the test, with its K>' --chaos-seed N`.
 
 Runs in a row on 21 November 2026 (Redis 7.0.15, two cores that much else kept busy):
 
