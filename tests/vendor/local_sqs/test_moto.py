@@ -198,9 +198,12 @@ class Beside(RuleBasedStateMachine):
         )
         assert self.ours.change_visibility(ours, seconds)
 
-    @rule(really=st.integers(1, 4))
+    @precondition(
+        lambda self: self.group_of and self.now >= self.purged + MINUTE
+    )  # SQS: no oftener
+    @rule(really=st.booleans())
     def purge(self, really):
-        if really > 1 or self.now < self.purged + MINUTE:  # seldom; SQS: once a minute
+        if not really:  # so that other things can happen
             return
         self.purged = self.now
         for ours, theirs in ((self.ours, self.theirs), (self.our_dead, self.their_dead)):

