@@ -182,6 +182,28 @@ class Beside(RuleBasedStateMachine):
         self.held = {body: held for body, held in self.held.items() if held[2] > self.now}
         self.some_returned |= len(self.held) < before
 
+    hiding = st.sampled_from([None, None, MINUTE, 5 * MINUTE])
+
+    @precondition(lambda self: self.group_of)
+    @rule(hidden=hiding)
+    def receive(self, hidden):
+        self.receive_from_both(hidden)
+
+    @precondition(lambda self: self.group_of)
+    @rule(hidden=hiding, done=st.sets(st.integers(0, ROOM - 1)), minutes=st.integers(1, 6))
+    def handle(self, hidden, done, minutes):
+        """Receive, delete what is done, and let the rest return."""
+        self.receive_from_both(hidden)
+        for place, body in enumerate(sorted(self.held)):
+            if place in done:
+                self.delete_from_both(body)
+        self.let_pass(minutes)
+
+    @precondition(lambda self: self.group_of)
+    @rule(minutes=st.integers(1, 6))
+    def pass_time(self, minutes):
+        self.let_pass(minutes)
+
     @precondition(lambda self: self.held)
     @rule(place=st.integers(0, ROOM - 1))
     def delete(self, place):
@@ -201,9 +223,9 @@ class Beside(RuleBasedStateMachine):
     @precondition(
         lambda self: self.group_of and self.now >= self.purged + MINUTE
     )  # SQS: no oftener
-    @rule(really=st.booleans())
+    @rule(really=st.integers(1, 4))
     def purge(self, really):
-        if not really:  # so that other things can happen
+        if really > 1:  # seldom, so that other things can happen
             return
         self.purged = self.now
         for ours, theirs in ((self.ours, self.theirs), (self.our_dead, self.their_dead)):
@@ -228,17 +250,10 @@ class Standard(Beside):
     """A standard queue."""
 
     @precondition(lambda self: len(self.group_of) < ROOM)
-    @rule(delay=st.sampled_from([None, None, 0, MINUTE]))
-    def send(self, delay):
-        self.send_to_both(delay=delay)
-
-    @rule(hidden=st.sampled_from([None, None, MINUTE, 5 * MINUTE]))
-    def receive(self, hidden):
-        self.receive_from_both(hidden)
-
-    @rule(minutes=st.integers(1, 6))
-    def pass_time(self, minutes):
-        self.let_pass(minutes)
+    @rule(delays=st.lists(st.sampled_from([None, None, 0, MINUTE]), min_size=1, max_size=4))
+    def send(self, delays):
+        for delay in delays[: ROOM - len(self.group_of)]:
+            self.send_to_both(delay=delay)
 
 
 class Fifo(Beside):
@@ -252,20 +267,18 @@ class Fifo(Beside):
         for group in groups[: ROOM - len(self.group_of)]:
             self.send_to_both(group)
 
-    @rule(hidden=st.sampled_from([None, None, MINUTE, 5 * MINUTE]))
-    def receive(self, hidden):
+    def receive_from_both(self, hidden, at_once=ROOM):
         # After a return one by one, since moto cuts a batch short then.
-        self.receive_from_both(hidden, at_once=1 if self.some_returned else ROOM)
+        super().receive_from_both(hidden, at_once=1 if self.some_returned else at_once)
 
-    @rule(minutes=st.integers(1, 6), left=st.integers(0, ROOM))
-    def pass_time(self, minutes, left):
-        """Of a group one message at most stays in flight, since several return out of order in moto."""
+    def let_pass(self, minutes):
+        # Of a group one message at most stays in flight, since several return out of order in moto.
         for group in "abc":
             held = [body for body in self.held if self.group_of[body] == group]
             for body in held:
-                if body != held[left % len(held)]:
+                if body != held[self.number % len(held)]:
                     self.delete_from_both(body)
-        self.let_pass(minutes)
+        super().let_pass(minutes)
 
 
 @pytest.mark.parametrize("machine", [Standard, Fifo], ids=["standard", "FIFO"])
