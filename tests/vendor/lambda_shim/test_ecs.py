@@ -1,6 +1,7 @@
 """RunTask and DescribeTasks, checked against botocore's models."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def request(subnet: str, launch: Launch = LAUNCH) -> dict[str, Any]:
         "launchType": "FARGATE",
         "count": 1,
         "clientToken": token(f"{launch.id} {launch.booked_at} {subnet}"),
-        "startedBy": f"overflow/{launch.id}",
+        "startedBy": f"overflow/{launch.id.replace('.', '_')}",
         "networkConfiguration": {
             "awsvpcConfiguration": {
                 "subnets": [subnet],
@@ -183,7 +184,7 @@ def test_the_longest_key_is_within_all_limits() -> None:
         stub.add_response("run_task", {"tasks": [{"taskArn": ARN}]})
         subject.launch(launch)
     assert len(seen["clientToken"]) == 64
-    assert len(seen["startedBy"]) <= 128
+    assert re.fullmatch(r"[A-Za-z0-9/_-]{1,128}", seen["startedBy"])  # as the API reference has it
     assert len(json.dumps(seen["overrides"])) <= OVERRIDES_MOST
 
 
@@ -254,7 +255,7 @@ def test_a_task_starts_and_is_described_by_motos_ecs() -> None:
     arn = subject.launch(LAUNCH)
     (task,) = ecs.describe_tasks(cluster="overflow", tasks=[arn])["tasks"]
     assert launch_of(task) == "m1.1"
-    assert task["startedBy"] == "overflow/m1.1"
+    assert task["startedBy"] == "overflow/m1_1"
     ecs.stop_task(cluster="overflow", task=arn, reason="test")
     assert list(subject.ended([arn])) == [arn]
 

@@ -142,7 +142,7 @@ def test_what_takes_too_long_is_finished_by_a_task(service: Service) -> None:
     assert (waiting.state, len(waiting.body)) == (WAITING, len(given["body"]))
 
     assert service.dispatch(service.failure_event()) == {"batchItemFailures": []}
-    assert service.task()["startedBy"] == "overflow/m0.1"
+    assert service.task()["startedBy"] == "overflow/m0_1"
     assert service.run_task() == 0
     assert service.effects == ["order-1"]
     assert service.records.list() == []

@@ -162,11 +162,12 @@ def test_the_same_token_starts_one_task_and_with_other_parameters_none(
     [
         {"clientToken": "t" * 65},
         {"startedBy": "s" * 129},
+        {"startedBy": "overflow/m1.1"},
         {"overrides": {"containerOverrides": [{"name": "runner", "command": ["x" * 8192]}]}},
         {"overrides": {"containerOverrides": [{"name": "another"}]}},
         {"taskDefinition": "another"},
     ],
-    ids=["token", "startedBy", "overrides", "container", "definition"],
+    ids=["token", "startedBy", "startedBy's characters", "overrides", "container", "definition"],
 )
 def test_what_ecs_refuses_is_refused(
     parameters: dict[str, Any], start: Callable[..., Agent]

@@ -1,7 +1,7 @@
 """Overflow tasks on Fargate, by ECS RunTask.
 
 Limits (AWS documentation, "RunTask"): overrides of at most 8,192 characters, clientToken of 64,
-startedBy of 128; ``tasks`` may be empty and ``failures`` filled in an answer with HTTP 200.
+startedBy of 128 letters, digits, hyphens, slashes and underscores; ``tasks`` may be empty and ``failures`` filled in an answer with HTTP 200.
 """
 
 from __future__ import annotations
@@ -128,7 +128,8 @@ class EcsLauncher:
                 count=1,
                 # Other parameters under the same token are a ConflictException: the subnet is one.
                 clientToken=token(f"{launch.id} {launch.booked_at} {subnet}"),
-                startedBy=f"overflow/{launch.id}"[:STARTED_BY_MOST],
+                # The only other character of a launch's name is its dot.
+                startedBy=f"overflow/{launch.id}".replace(".", "_")[:STARTED_BY_MOST],
                 networkConfiguration={
                     "awsvpcConfiguration": {
                         "subnets": [subnet],

@@ -16,6 +16,7 @@ import os
 import select
 import signal
 import socket
+import string
 import sys
 import time
 from collections import deque
@@ -35,6 +36,7 @@ from .tasks import ClientError
 OVERRIDES_MOST = 8192
 CLIENT_TOKEN_MOST = 64
 STARTED_BY_MOST = 128
+STARTED_BY_CHARACTERS = frozenset(string.ascii_letters + string.digits + "-/_")
 REQUEST_MOST = 1 << 20
 
 _FOREVER = float("inf")
@@ -266,8 +268,11 @@ class TaskAgent:
         overrides = parameters.get("overrides", {})
         if len(token) > CLIENT_TOKEN_MOST:
             raise _invalid(f"clientToken is longer than {CLIENT_TOKEN_MOST} characters")
-        if len(parameters.get("startedBy", "")) > STARTED_BY_MOST:
+        started_by = parameters.get("startedBy", "")
+        if len(started_by) > STARTED_BY_MOST:
             raise _invalid(f"startedBy is longer than {STARTED_BY_MOST} characters")
+        if not set(started_by) <= STARTED_BY_CHARACTERS:
+            raise _invalid("startedBy may hold letters, digits, hyphens, slashes and underscores")
         if len(json.dumps(overrides)) > OVERRIDES_MOST:
             raise _invalid(f"Container Overrides length must be at most {OVERRIDES_MOST}")
         if parameters.get("taskDefinition") != settings.family:
