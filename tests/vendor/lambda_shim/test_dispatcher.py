@@ -103,6 +103,26 @@ def test_a_duplicate_delivery_changes_and_launches_nothing(overflow: Overflow) -
     assert overflow.launches() == ["a.1"]
 
 
+@pytest.mark.parametrize("tasks", ["some", "none yet", "never"])
+def test_what_was_parked_ahead_of_its_batchs_crash_stays_as_it_was_parked(tasks: str) -> None:
+    """Its record is down, its acknowledgement died with the batch: SQS gives the message up too."""
+    overflow = Overflow()
+    if tasks != "some":
+        wanted = tasks == "none yet"
+        overflow.dispatch = Dispatcher(overflow.records, None, tasks_wanted=wanted)
+    overflow.records.put(
+        dead_letter("a", reason="retries_exhausted", traceback="boom", business_id="order-1")
+    )
+    before = overflow.record("a")
+    for _ in range(2):
+        assert failed(overflow.dispatch(dead_event("a"))) == []
+    record = overflow.record("a")
+    assert [event.event for event in record.history] == ["parked", "dead_lettered"]
+    record.history = before.history
+    assert record == before
+    assert overflow.launches() == []
+
+
 def test_a_message_that_cannot_be_put_on_record_returns_alone(overflow: Overflow) -> None:
     def refuse(operation: str, key: str) -> None:
         if (operation, key) == ("put", "b.json"):

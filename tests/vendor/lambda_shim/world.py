@@ -146,6 +146,7 @@ class World:
         lost_answers: so many deliveries of each queue are acknowledged in vain.
         init_fails: the function's environments end before its handler is there to be called.
         subnets: none: the deployment has no tasks.
+        tasks_wanted: without subnets: whether it was to have any.
         sources: whose dead letters the dispatcher takes.
         answers: of RunTask, one after the other, see ``ANSWERS``; then it starts tasks.
         stillborn: tasks stop before their container starts.
@@ -166,6 +167,7 @@ class World:
         self.lost_answers = 0
         self.init_fails = False
         self.subnets: tuple[str, ...] = ("subnet-a", "subnet-b")
+        self.tasks_wanted = True
         self.sources: Sources = OwnMessages()
         self.answers: tuple[str, ...] = ()
         self.stillborn = False
@@ -316,7 +318,10 @@ class World:
         def main() -> Any:
             records = self.records(fault)
             launcher = self.launcher()
-            return Dispatcher(records, launcher, self.limits, self.sources, self.clock)(what)
+            wanted = self.tasks_wanted
+            return Dispatcher(
+                records, launcher, self.limits, self.sources, self.clock, tasks_wanted=wanted
+            )(what)
 
         return self.process(main)[1]
 

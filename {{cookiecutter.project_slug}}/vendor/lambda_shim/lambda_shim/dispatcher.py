@@ -201,7 +201,7 @@ class Dispatcher:
             self._look_at(dead_letters.record_key(key), budget)
             return
         record = self.sources.place(_dead_letter(message, context))
-        stored = self.records.put(self._to_run(record, budget))
+        stored = self.records.put(self._to_run(record, budget), given_up=True)
         details = {"message_id": record.message_id, "reason": stored.reason}
         log.warning("on record, %s: %s", stored.state, stored.error, extra=details)
 

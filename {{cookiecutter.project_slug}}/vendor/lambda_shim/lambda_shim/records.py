@@ -302,12 +302,13 @@ class Records:
 
     # -- changing
 
-    def put(self, record: DeadLetterRecord) -> DeadLetterRecord:
+    def put(self, record: DeadLetterRecord, given_up: bool = False) -> DeadLetterRecord:
         """Put a failed message down, parked or waiting; returns the record that then lies there.
 
         A second delivery of a message that is waiting or running changes nothing: whoever runs the
         record decides about it. Of one that is parked, the newer failure counts, and the history
-        goes on.
+        goes on; but that SQS has given it up as well (``given_up``) says less than why it was
+        parked, and is only noted.
         """
 
         detail = f"{record.reason}: {record.error}"
@@ -320,6 +321,12 @@ class Records:
                 return new if told else changed(new, record.state, detail)
             if old.state != PARKED:
                 return KEEP
+            if given_up:
+                noted = (
+                    DEAD_LETTERED in (event.event, event.detail.partition(":")[0])
+                    for event in old.history
+                )
+                return KEEP if any(noted) else changed(old, DEAD_LETTERED, "after it was parked")
             new = msgspec.structs.replace(
                 record,
                 first_failed_at=old.first_failed_at or old.parked_at,
