@@ -24,7 +24,7 @@ class Mode(NamedTuple):
     """
 
     does: tuple[str, ...]
-    reasons: set[str] | None | list[set[str] | None] = None
+    reasons: set[str] | list[set[str] | None] | None = None
     surround: Callable[[World], object] = lambda world: None
 
 
