@@ -81,8 +81,15 @@ def dead_event(*ids: str) -> dict[str, Any]:
     return {"Records": [dead_message(each) for each in ids]}
 
 
+def pointer_message(message_id: str, body: str) -> dict[str, Any]:
+    """A message that was sent to the failure queue, not dead-lettered."""
+    message = dead_message(message_id, body)
+    del message["attributes"]["DeadLetterQueueSourceArn"]
+    return message
+
+
 def pointer_event(key: str) -> dict[str, Any]:
-    return {"Records": [dead_message(f"p-{key}", pointer(key))]}
+    return {"Records": [pointer_message(f"p-{key}", pointer(key))]}
 
 
 def stopped_event(

@@ -95,6 +95,13 @@ def test_a_pointer_to_nothing_does_nothing(key: str, overflow: Overflow) -> None
     assert overflow.launches() == []
 
 
+def test_a_dead_letter_that_looks_like_a_pointer_is_put_on_record(overflow: Overflow) -> None:
+    body = '{"$overflow_record":"x"}'
+    assert failed(overflow.dispatch({"Records": [dead_message("a", body)]})) == []
+    assert overflow.record("a").body == body
+    assert overflow.launches() == ["a.1"]
+
+
 def test_a_duplicate_delivery_changes_and_launches_nothing(overflow: Overflow) -> None:
     overflow.dispatch(dead_event("a"))
     before = overflow.record("a")

@@ -19,7 +19,7 @@ from lambda_shim.runner import Job, core, main
 from lambda_shim.sqs import SqsQueue
 
 from .conftest import REGION
-from .overflow import dead_message
+from .overflow import dead_message, pointer_message
 from .support import LambdaContext, Order, decode, event, record
 
 RECORDS_URL = "s3://records/dead/"
@@ -92,7 +92,8 @@ class Service:
         found = self.sqs.receive_message(QueueUrl=self.failure_url, MaxNumberOfMessages=10)
         return {
             "Records": [
-                dead_message(each["MessageId"], each["Body"]) for each in found.get("Messages", ())
+                pointer_message(each["MessageId"], each["Body"])
+                for each in found.get("Messages", ())
             ]
         }
 

@@ -40,7 +40,7 @@ from lambda_shim.registry import Function, Registry
 from lambda_shim.runner import Job, Runner, RunnerSettings, core
 from lambda_shim.sqs import Entry, Refused
 
-from .overflow import SOURCE, TICK, dead_message, failed, stopped_event
+from .overflow import SOURCE, TICK, dead_message, failed, pointer_message, stopped_event
 from .stores import Breakable
 from .support import MAX_RECEIVE_COUNT, LambdaContext, Order, decode, event, record
 
@@ -441,7 +441,7 @@ class World:
 
     def _deliver_failures(self) -> None:
         for path in sorted((self.directory / "pointers").iterdir()):
-            self.failures.append(dead_message(path.name, path.read_text()))
+            self.failures.append(pointer_message(path.name, path.read_text()))
             path.unlink()
         while self.failures:
             batch = self.failures[:10]

@@ -197,7 +197,9 @@ class Dispatcher:
         return record
 
     def _take(self, message: dict[str, Any], budget: Budget, context: object) -> None:
-        if (key := pointed(message["body"])) is not None:
+        # A pointer is sent here, never dead-lettered: then it is a message that looks like one.
+        dead_lettered = "DeadLetterQueueSourceArn" in message["attributes"]
+        if not dead_lettered and (key := pointed(message["body"])) is not None:
             self._look_at(dead_letters.record_key(key), budget)
             return
         record = self.sources.place(_dead_letter(message, context))
