@@ -57,6 +57,10 @@ class MemoryObjects:
         names = (key[len(folder) :] for key in list(self.objects) if key.startswith(folder))
         return iter(sorted(name for name in names if "/" not in name))
 
+    def folders(self, folder: str) -> Iterator[str]:
+        names = (key[len(folder) :] for key in list(self.objects) if key.startswith(folder))
+        return iter(sorted({name.partition("/")[0] for name in names if "/" in name}))
+
 
 class Breakable:
     """A store in front of another one.
@@ -90,3 +94,7 @@ class Breakable:
     def list(self, folder: str = "") -> Iterator[str]:
         self.before("list", folder)
         yield from self.objects.list(folder)
+
+    def folders(self, folder: str) -> Iterator[str]:
+        self.before("folders", folder)
+        yield from self.objects.folders(folder)

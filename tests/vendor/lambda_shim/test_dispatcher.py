@@ -15,6 +15,7 @@ from lambda_shim.dispatcher import (
     Stopped,
 )
 from lambda_shim.records import PARKED, RUNNING, WAITING, DeadLetterRecord, Records
+from lambda_shim.registry import Registry
 
 from .overflow import (
     SOURCE,
@@ -130,7 +131,9 @@ def test_what_was_parked_ahead_of_its_batchs_crash_stays_as_it_was_parked(tasks:
     assert overflow.launches() == []
 
 
-def test_a_message_that_cannot_be_put_on_record_returns_alone(overflow: Overflow) -> None:
+def test_a_message_that_cannot_be_put_on_record_returns_alone(
+    overflow: Overflow, capsys: pytest.CaptureFixture[str]
+) -> None:
     def refuse(operation: str, key: str) -> None:
         if (operation, key) == ("put", "b.json"):
             raise OSError("write refused")
@@ -138,14 +141,21 @@ def test_a_message_that_cannot_be_put_on_record_returns_alone(overflow: Overflow
     overflow.store.before = refuse
     assert failed(overflow.dispatch(dead_event("a", "b", "c"))) == ["b"]
     assert sorted(overflow.records.keys()) == ["a", "c"]
+    assert json.loads(capsys.readouterr().out)["FailedRecords"] == 1
+    overflow.store.before = lambda operation, key: None
+    assert failed(overflow.dispatch(dead_event("b"))) == []
+    assert capsys.readouterr().out == ""
 
 
-def test_with_the_store_away_the_whole_batch_returns(overflow: Overflow) -> None:
+def test_with_the_store_away_the_whole_batch_returns(
+    overflow: Overflow, capsys: pytest.CaptureFixture[str]
+) -> None:
     def refuse(operation: str, key: str) -> None:
         raise OSError("store unavailable")
 
     overflow.store.before = refuse
     assert failed(overflow.dispatch(dead_event("a", "b"))) == ["a", "b"]
+    assert json.loads(capsys.readouterr().out)["FailedRecords"] == 2
     assert overflow.launches() == []
 
 
@@ -490,6 +500,40 @@ def test_the_sweep_measures_what_lies_in_the_store(
     assert {metric["Name"]: metric["Unit"] for metric in metrics}[
         "OldestWaitingRecord"
     ] == "Seconds"
+
+
+@pytest.mark.parametrize("tasks", ["some", "none yet", "never"])
+def test_what_waits_in_a_pool_that_is_registered_no_longer_is_parked(
+    tasks: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overflow = Overflow()
+    overflow.records.put(
+        dead_letter("a", state=WAITING, reason="dead_lettered", error="boom", pool="billing")
+    )
+    overflow.dispatch = Dispatcher(
+        overflow.records,
+        overflow.launcher if tasks == "some" else None,
+        overflow.limits,
+        Registry((SOURCE,), ()),
+        overflow.clock,
+        tasks_wanted=tasks != "never",
+    )
+    overflow.dispatch._measure()
+    assert json.loads(capsys.readouterr().out)["WaitingRecords"] == 1
+    overflow.dispatch(TICK)
+    record = overflow.record("a")
+    assert (record.state, record.reason) == (PARKED, "not_registered")
+    assert overflow.launches() == []
+
+
+def test_what_waits_in_a_pool_that_has_another_name_now_is_run_by_it() -> None:
+    overflow = Overflow()
+    attributes = {"DeadLetterQueueSourceArn": SOURCE}
+    overflow.records.put(dead_letter("a", state=WAITING, pool="billing", attributes=attributes))
+    overflow.dispatch.sources = Registry((SOURCE,), ())
+    overflow.dispatch(TICK)
+    assert overflow.record("a").pool == "own"
+    assert overflow.launches() == ["a.1"]
 
 
 # -- back-off

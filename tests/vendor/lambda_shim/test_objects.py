@@ -49,6 +49,8 @@ def test_a_listing_is_of_one_folder(objects: Objects) -> None:
     assert list(objects.list("waiting/own/")) == ["a", "b"]
     assert list(objects.list("waiting/")) == []
     assert list(objects.list("nothing/")) == []
+    assert list(objects.folders("waiting/")) == ["own", "x"]
+    assert list(objects.folders("nothing/")) == []
 
 
 def test_of_many_writers_one_wins_each_swap(tmp_path: Path) -> None:

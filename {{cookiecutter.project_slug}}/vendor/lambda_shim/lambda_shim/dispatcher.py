@@ -23,7 +23,6 @@ from lambda_shim.budget import OPEN, Budget, LaunchBudget, Limits, signature
 from lambda_shim.pointers import pointed
 from lambda_shim.records import (
     KEEP,
-    NOBODY,
     OWN,
     PARKED,
     RUNNING,
@@ -113,6 +112,7 @@ class OwnMessages:
     pools = (OWN,)
 
     def place(self, record: DeadLetterRecord) -> DeadLetterRecord:
+        record.pool = OWN
         return record
 
 
@@ -167,12 +167,13 @@ class Dispatcher:
 
     def take(self, messages: list[dict[str, Any]], context: object = None) -> list[str]:
         """Put each message on record; returns the ids of those that could not be."""
-        failures = []
+        failures: list[str] = []
         try:
             budget = self.budget.read()
         except Exception:
             log.exception("the launch budget could not be read")
-            return [message["messageId"] for message in messages]
+            failures = [message["messageId"] for message in messages]
+            messages = []
         for message in messages:
             try:
                 self._take(message, budget, context)
@@ -182,6 +183,8 @@ class Dispatcher:
                     extra={"message_id": message["messageId"]},
                 )
                 failures.append(message["messageId"])
+        if failures:
+            _emit_metrics(FailedRecords=len(failures))
         return failures
 
     def _to_run(self, record: DeadLetterRecord, budget: Budget) -> DeadLetterRecord:
@@ -294,11 +297,13 @@ class Dispatcher:
             self._sweep_running(key)
         if self.launcher is None:
             # Left by an earlier deployment, which had tasks.
+            self._place_again()
             for waiting in self._waiting():
                 self._look_at(waiting.key, budget)
 
     def _waiting(self) -> list[Waiting]:
-        return [each for pool in self.sources.pools for each in self.records.waiting(pool)]
+        """In pools that nothing is registered for, too."""
+        return [each for pool in self.records.pools() for each in self.records.waiting(pool)]
 
     def _measure(self) -> None:
         """What alarms and dashboards watch: how much lies in the store, and for how long."""
@@ -357,18 +362,21 @@ class Dispatcher:
         return launched
 
     def _place_again(self) -> None:
-        """What an operator has handed to the runner although nothing was registered for it: by now
-        something may be; otherwise it is parked again."""
+        """What waits in a pool that no task takes from: an operator has handed it to the runner
+        although nothing was registered for it, or its entry was removed since. By now something
+        may be; otherwise it is parked."""
+        known = self.sources.pools
 
         def place(record: DeadLetterRecord | None) -> DeadLetterRecord | _Keep:
-            if record is None or record.state != WAITING or record.pool != NOBODY:
+            if record is None or record.state != WAITING or record.pool in known:
                 return KEEP
             return self.sources.place(record)
 
-        for waiting in list(self.records.waiting(NOBODY)):
-            record = self.records.update(waiting.key, place)
-            if record is None or record.pool != NOBODY or record.state != WAITING:
-                self.records.forget_marker(waiting.marker)
+        for pool in set(self.records.pools()).difference(known):
+            for waiting in list(self.records.waiting(pool)):
+                record = self.records.update(waiting.key, place)
+                if record is None or record.pool != pool or record.state != WAITING:
+                    self.records.forget_marker(waiting.marker)
 
     def _launch(self, waiting: Waiting, pool: str) -> bool:
         key = waiting.key

@@ -56,6 +56,10 @@ class Objects(Protocol):
         """Names of the objects directly in a folder, sorted. ``folder`` is "" or ends in "/"."""
         ...
 
+    def folders(self, folder: str) -> Iterator[str]:
+        """Names of the folders directly in a folder, sorted; some may be empty."""
+        ...
+
 
 class DirectoryObjects:
     """Objects as files: ``ls`` lists them, any editor reads them.
@@ -115,6 +119,15 @@ class DirectoryObjects:
         except FileNotFoundError:
             return iter(())
         return iter(sorted(names))
+
+    def folders(self, folder: str) -> Iterator[str]:
+        import os
+
+        try:
+            with os.scandir(self._path(folder)) as entries:
+                return iter(sorted(entry.name for entry in entries if entry.is_dir()))
+        except FileNotFoundError:
+            return iter(())
 
     def _path(self, key: str) -> str:
         if ".." in key.split("/") or key.startswith("/"):
@@ -199,12 +212,19 @@ class S3Objects:
             self._s3().delete_object(Bucket=self.bucket, Key=self.prefix + key, **condition)
 
     def list(self, folder: str = "") -> Iterator[str]:
-        start = self.prefix + folder
-        pages = self._s3().get_paginator("list_objects_v2")
-        for page in pages.paginate(Bucket=self.bucket, Prefix=start, Delimiter="/"):
+        for page in self._pages(folder):
             for entry in page.get("Contents", ()):
-                if name := entry["Key"][len(start) :]:
+                if name := entry["Key"][len(self.prefix + folder) :]:
                     yield name
+
+    def folders(self, folder: str) -> Iterator[str]:
+        for page in self._pages(folder):
+            for entry in page.get("CommonPrefixes", ()):
+                yield entry["Prefix"][len(self.prefix + folder) : -1]
+
+    def _pages(self, folder: str) -> Any:
+        pages = self._s3().get_paginator("list_objects_v2")
+        return pages.paginate(Bucket=self.bucket, Prefix=self.prefix + folder, Delimiter="/")
 
 
 @contextmanager

@@ -296,6 +296,10 @@ class Records:
             since, _, key = name.partition("~")
             yield Waiting(key, since, folder + name)
 
+    def pools(self) -> Iterator[str]:
+        """The pools in which records wait, or have waited."""
+        return self.objects.folders("waiting/")
+
     def running(self) -> Iterator[str]:
         """Keys of the records that are being run; some may be no longer so."""
         return self.objects.list("running/")
