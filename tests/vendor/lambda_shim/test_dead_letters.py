@@ -1,8 +1,12 @@
 """The operator's tools, over every store; and over moto's SQS and S3 as they are on AWS."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -12,7 +16,7 @@ from lambda_shim import dead_letters_cli
 from lambda_shim.batch import SqsHandler
 from lambda_shim.dead_letters import entry_of
 from lambda_shim.dead_letters_cli import Tools, age, duration, printable
-from lambda_shim.objects import Objects
+from lambda_shim.objects import DirectoryObjects, Objects
 from lambda_shim.pointers import pointed
 from lambda_shim.records import (
     HISTORY_ATTRIBUTE,
@@ -113,7 +117,7 @@ def listed(desk: Desk, capsys: pytest.CaptureFixture[str], *filters: str) -> lis
         (["--type", "order"], "ade"),
         (["--error", "iban"], "bc"),
         (["--business-id", "order-1"], "a"),
-        (["b", "nothing"], "b"),
+        (["b", "a", "b"], "ab"),
         (["--limit", "1"], "c"),
     ],
 )
@@ -176,8 +180,9 @@ def test_what_is_open_is_not_redriven(varied: Desk, capsys: pytest.CaptureFixtur
     assert varied("redrive", "--all", "--json") == 1
     told = json.loads(capsys.readouterr().out)
     assert told == {
-        "done": ["a", "b", "c"],
+        "done": ["c", "b", "a"],
         "left": {"d": "it is waiting", "e": "it is running"},
+        "without_history": [],
     }
     assert varied.keys() == ["d", "e"]
 
@@ -230,6 +235,31 @@ def test_a_batch_holds_no_more_than_sqs_takes(memory: Desk) -> None:
         memory.put(f"m{number}", body="x" * 600_000)
     assert memory("redrive", "--all") == 0
     assert memory.queues[ORDERS].calls == [1, 1, 1]
+
+
+def test_messages_of_a_group_are_sent_again_in_their_order(memory: Desk) -> None:
+    fifo = f"{ORDERS}.fifo"
+    memory.queues[fifo] = Queue()
+    for number, key in enumerate("ecadfb"):
+        # As text, 9… would come after 10….
+        numbered = {"MessageGroupId": "g", "SequenceNumber": str(8 + number)}
+        memory.put(key, body=str(number), source=fifo, attributes=numbered)
+    assert memory("redrive", "--all", "--limit", "1") == 0
+    assert memory("redrive", "--all") == 0
+    assert [entry.body for entry in memory.queues[fifo].sent] == list("012345")
+
+
+def test_other_messages_are_sent_again_the_oldest_first_queue_by_queue(memory: Desk) -> None:
+    for key, sent in (("a", 3), ("b", 1), ("c", 2)):
+        memory.put(
+            key, body=f"order {sent}", attributes={"SentTimestamp": f"{1_761_955_200_000 + sent}"}
+        )
+    memory.put("d", body="bill 2", source=INVOICES, ago=30)
+    memory.put("e", body="bill 1", source=INVOICES, ago=60)
+    assert memory("redrive", "--all") == 0
+    assert [entry.body for entry in memory.queues[ORDERS].sent] == ["order 1", "order 2", "order 3"]
+    assert [entry.body for entry in memory.queues[INVOICES].sent] == ["bill 1", "bill 2"]
+    assert memory.queues[INVOICES].calls == [2]
 
 
 def test_ten_thousand_records_are_redriven(memory: Desk) -> None:
@@ -286,10 +316,18 @@ def test_an_attribute_of_somebody_else_is_no_history() -> None:
     ],
     ids=["a body of 1 MiB", "ten attributes"],
 )
-def test_where_the_history_does_not_fit_the_message_goes_without(given: DeadLetterRecord) -> None:
+def test_where_the_history_does_not_fit_the_message_goes_without_and_it_is_said(
+    given: DeadLetterRecord, memory: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
     entry = entry_of(given)
     assert entry.body == given.body
     assert entry.attributes == given.message_attributes
+    for options in ([], ["--json"]):
+        memory.records.put(given)
+        assert memory("redrive", "--all", *options) == 0
+    told = capsys.readouterr()
+    assert "m1: its message had no room for its history" in told.err
+    assert json.loads(told.out.splitlines()[-1])["without_history"] == ["m1"]
 
 
 def test_a_fifo_message_keeps_its_group() -> None:
@@ -386,7 +424,10 @@ def test_a_whole_queue_is_moved_by_sqs(
     sqs = boto3.client(
         "sqs", region_name="eu-central-1", aws_access_key_id="x", aws_secret_access_key="x"
     )
-    monkeypatch.setattr(boto3, "client", lambda name: sqs)
+    regions: list[str] = []
+    monkeypatch.setattr(
+        boto3, "client", lambda name, region_name: (regions.append(region_name), sqs)[1]
+    )
     with Stubber(sqs) as stub:
         stub.add_response(
             "start_message_move_task",
@@ -399,6 +440,28 @@ def test_a_whole_queue_is_moved_by_sqs(
         )
         stub.assert_no_pending_responses()
     assert "handle" in capsys.readouterr().out
+    assert regions == ["eu-central-1"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--rate", "0.5"],
+        ["--rate", "2.5"],
+        ["--reason", "rejected"],
+        ["--limit", "5"],
+        ["--runner"],
+        ["a"],
+    ],
+    ids=" ".join,
+)
+def test_what_a_move_of_the_whole_queue_cannot_heed_is_refused(
+    more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        dead_letters_cli.main(["redrive", "--whole-queue", f"{ORDERS}-dead", *more])
+    assert stopped.value.code == 2
+    assert "--whole-queue" in capsys.readouterr().err
 
 
 def test_a_move_that_sqs_refuses_is_told_in_a_sentence(
@@ -408,7 +471,7 @@ def test_a_move_that_sqs_refuses_is_told_in_a_sentence(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
     assert dead_letters_cli.main(["redrive", "--whole-queue", f"{ORDERS}-dead"]) == 1
-    assert "SQS does not move" in capsys.readouterr().err
+    assert "credentials" in capsys.readouterr().err
 
 
 def test_a_key_that_is_none_is_told(varied: Desk, capsys: pytest.CaptureFixture[str]) -> None:
@@ -418,6 +481,82 @@ def test_a_key_that_is_none_is_told(varied: Desk, capsys: pytest.CaptureFixture[
     assert varied.keys() == list("abcde")
 
 
+def test_a_key_that_is_none_among_others_is_told_and_each_is_sent_once(memory: Desk) -> None:
+    memory.put("a", body="one")
+    memory.put("b", body="two")
+    assert memory("redrive", "a", "a", "nothing") == 1
+    assert [entry.body for entry in memory.queues[ORDERS].sent] == ["one"]
+    assert memory("ls", "b", "nothing") == 1
+
+
+def test_a_record_that_cannot_be_read_is_named_and_the_others_are_done(
+    memory: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    memory.put("a")
+    memory.records.objects.put("b.json", b"{}")
+    memory.records.objects.put("c.json", b"\xff")
+    assert memory("ls") == 1
+    told = capsys.readouterr()
+    assert "rejected" in told.out
+    assert [line[:12] for line in told.err.splitlines()] == ["b: no record", "c: no record"]
+    assert memory("show", "b") == 1
+    assert capsys.readouterr().err.startswith("no record: ")
+    assert memory("redrive", "--all", "--dry-run") == 1
+    assert memory("redrive", "--all") == 1
+    assert "b: left alone: no record" in capsys.readouterr().err
+    assert memory.keys() == ["b", "c"]
+
+
+@pytest.mark.usefixtures("aws")
+def test_what_aws_refuses_is_told_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert dead_letters_cli.main(["--records", "s3://nothing/", "ls"]) == 1
+    told = capsys.readouterr()
+    assert "NoSuchBucket" in told.err
+    assert len(told.err.splitlines()) == 1
+
+
+def test_without_boto3_the_call_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    for call in (
+        ["--records", "s3://records/", "ls"],
+        ["redrive", "--whole-queue", f"{ORDERS}-dead"],
+    ):
+        assert dead_letters_cli.main(call) == 1
+        told = capsys.readouterr().err
+        assert "boto3, which is not installed" in told
+        assert len(told.splitlines()) == 1
+
+
+def test_a_defect_is_not_hidden(memory: Desk) -> None:
+    memory.records.get = lambda key: 1 // 0  # type: ignore[method-assign]
+    memory.put("a")
+    with pytest.raises(ZeroDivisionError):
+        memory("show", "a")
+
+
+def test_a_reader_who_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+    Records(DirectoryObjects(str(tmp_path))).put(dead_letter())
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "lambda_shim.dead_letters_cli"),
+            "--records",
+            f"file://{tmp_path}",
+            "ls",
+        ],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        timeout=60,
+    )
+    os.close(writing)
+    assert done.stderr == b""
+    assert done.returncode == 1
+
+
 def test_durations_and_ages() -> None:
     assert [duration(text) for text in ("90s", "15m", "2h", "7d")] == [90, 900, 7200, 604_800]
     assert [age(each) for each in (0, 59, 60, 7200, 200_000)] == ["0s", "59s", "1m", "2h", "2d"]
@@ -425,7 +564,13 @@ def test_durations_and_ages() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["ls", "--older-than", "soon"], ["redrive", "--all", "--rate", "0"], ["fly"]],
+    [
+        ["ls", "--older-than", "soon"],
+        ["ls", "--limit", "-1"],
+        ["purge", "--all", "--limit", "0"],
+        ["redrive", "--all", "--rate", "0"],
+        ["fly"],
+    ],
 )
 def test_wrong_calls_are_named(arguments: list[str], memory: Desk) -> None:
     with pytest.raises(SystemExit) as stopped:

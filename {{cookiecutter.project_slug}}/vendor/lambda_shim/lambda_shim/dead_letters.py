@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,7 @@ from lambda_shim.records import (
     changed,
     parked,
 )
-from lambda_shim.sqs import BATCH_BYTES, BATCH_ENTRIES, Entry
+from lambda_shim.sqs import BATCH_BYTES, BATCH_ENTRIES, Entry, region_of
 
 if TYPE_CHECKING:
     from lambda_shim.fan_out import Outbox
@@ -97,19 +97,56 @@ def type_of(record: DeadLetterRecord) -> str | None:
 
 
 def find(
-    records: Records, which: Filter, clock: Callable[[], float] = time.time
+    records: Records, which: Filter, unreadable: dict[str, str], keys: Sequence[str] = ()
 ) -> Iterator[DeadLetterRecord]:
-    """Records that the filter accepts, by key; a few are read at a time, however many there are."""
+    """Records that the filter accepts; a few are read at a time, however many there are.
+
+    Args:
+        records: the store.
+        which: the filter.
+        unreadable: is told of records that are none: by key, why.
+        keys: only these, in this order; default: those of the filter, or all by key.
+    """
     from concurrent.futures import ThreadPoolExecutor
     from itertools import islice
 
-    now = clock()
-    keys = iter(which.keys or records.keys())
+    def get(key: str) -> DeadLetterRecord | None:
+        try:
+            return records.get(key)
+        except msgspec.DecodeError as error:
+            unreadable[key] = f"no record: {error}"
+            return None
+
+    now = time.time()
+    some_keys = map(dead_letters.record_key, keys or which.keys)
+    given = iter(dict.fromkeys(some_keys) or records.keys())
     with ThreadPoolExecutor(READERS) as readers:
-        while some := list(islice(keys, READERS)):
-            for record in readers.map(records.get, map(dead_letters.record_key, some)):
+        while some := list(islice(given, READERS)):
+            for record in readers.map(get, some):
                 if record is not None and which.accepts(record, now):
                     yield record
+
+
+def in_order(
+    records: Records, which: Filter, unreadable: dict[str, str]
+) -> Iterator[DeadLetterRecord]:
+    """Parked records that the filter accepts, queue by queue in the order in which they were sent,
+    and then what is open. Read twice, since all at once might not fit into memory."""
+    found = [(_sent(record), record.key) for record in find(records, which, unreadable)]
+    if found:
+        yield from find(records, which, unreadable, [key for _, key in sorted(found)])
+
+
+def _sent(record: DeadLetterRecord) -> tuple[bool, str, int, int]:
+    """Sorts records: a FIFO queue numbers its messages; of others the time tells, in ms."""
+    attributes = record.attributes
+    first = datetime.fromisoformat(record.first_failed_at or record.parked_at).timestamp()
+    return (
+        record.state != PARKED,
+        record.source,
+        int(attributes.get("SequenceNumber") or 0),
+        int(attributes.get("SentTimestamp") or first * 1000),
+    )
 
 
 class Outcome(msgspec.Struct):
@@ -118,10 +155,12 @@ class Outcome(msgspec.Struct):
     Attributes:
         done: their keys.
         left: those that were left alone, and why.
+        without_history: those that are done, but whose message had no room for their history.
     """
 
     done: list[str] = []
     left: dict[str, str] = {}
+    without_history: list[str] = []
 
 
 def entry_of(record: DeadLetterRecord) -> Entry:
@@ -164,7 +203,7 @@ def redrive(
     sleep: Callable[[float], None] = time.sleep,
     progress: Callable[[str], object] = lambda key: None,
 ) -> Outcome:
-    """Send parked messages to their queues again.
+    """Send parked messages to their queues again, each queue's in the order of their first sending.
 
     Args:
         records: the store.
@@ -192,7 +231,7 @@ def redrive(
         batch.clear()
         size = 0
 
-    for record in find(records, which):
+    for record in in_order(records, which, outcome.left):
         if limit is not None and taken >= limit:
             break
         if record.state != PARKED:
@@ -224,12 +263,14 @@ def _send(
         outcome.left |= {record.key: f"not sent: {error}" for record, _ in batch}
         return
     reasons = {each.position: f"refused: {each.code}: {each.message}" for each in refused}
-    for position, (record, _) in enumerate(batch):
+    for position, (record, entry) in enumerate(batch):
         if position in reasons:
             outcome.left[record.key] = reasons[position]
             continue
         _remove(records, record)
         outcome.done.append(record.key)
+        if HISTORY_ATTRIBUTE not in (entry.attributes or {}):
+            outcome.without_history.append(record.key)
         progress(record.key)
 
 
@@ -251,7 +292,7 @@ def run_again(
 ) -> Outcome:
     """Hand parked messages to the overflow runner, their failed runs forgiven."""
     outcome = Outcome()
-    for record in find(records, which):
+    for record in find(records, which, outcome.left):
         if limit is not None and len(outcome.done) >= limit:
             break
         if record.state != PARKED:
@@ -279,7 +320,7 @@ def run_again(
 def park(records: Records, which: Filter, why: str, limit: int | None = None) -> Outcome:
     """Park records that wait. One that is running is left to its runner."""
     outcome = Outcome()
-    for record in find(records, which):
+    for record in find(records, which, outcome.left):
         if limit is not None and len(outcome.done) >= limit:
             break
         if record.state != WAITING:
@@ -302,7 +343,7 @@ def park(records: Records, which: Filter, why: str, limit: int | None = None) ->
 def purge(records: Records, which: Filter, limit: int | None = None) -> Outcome:
     """Remove parked records for good. Open ones are left."""
     outcome = Outcome()
-    for record in find(records, which):
+    for record in find(records, which, outcome.left):
         if limit is not None and len(outcome.done) >= limit:
             break
         if record.state != PARKED:
@@ -327,7 +368,8 @@ def move_queue(arn: str, destination: str | None = None, rate: int | None = None
         destination: ARN of another queue to move them to.
         rate: messages a second, 1 to 500.
 
-    Returns the task's handle. Raises botocore's ClientError, as when one is under way already.
+    Returns the task's handle. Raises ValueError when the ARN is none, and botocore's ClientError, as
+    when one is under way already.
     """
     import boto3
 
@@ -336,7 +378,8 @@ def move_queue(arn: str, destination: str | None = None, rate: int | None = None
         request["DestinationArn"] = destination
     if rate is not None:
         request["MaxNumberOfMessagesPerSecond"] = rate
-    handle: str = boto3.client("sqs").start_message_move_task(**request)["TaskHandle"]
+    sqs = boto3.client("sqs", region_name=region_of(arn))
+    handle: str = sqs.start_message_move_task(**request)["TaskHandle"]
     return handle
 
 

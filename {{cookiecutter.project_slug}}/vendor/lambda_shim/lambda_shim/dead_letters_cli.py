@@ -20,12 +20,13 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from lambda_shim import dead_letters
-from lambda_shim.dead_letters import Filter, Outcome, age_of, find, type_of
+from lambda_shim.dead_letters import Filter, Outcome, age_of, find, in_order, type_of
 from lambda_shim.records import DeadLetterRecord, Records, open_records, record_key
 
 if TYPE_CHECKING:
@@ -76,6 +77,13 @@ def rate(text: str) -> float:
     return number
 
 
+def count(text: str) -> int:
+    """A positive integer."""
+    if not text.isascii() or not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of records from 1 on")
+    return int(text)
+
+
 def parser(program: str = "dead-letters", more: str = "") -> argparse.ArgumentParser:
     """The command line's grammar; ``more`` is what its help says last."""
     filters = argparse.ArgumentParser(add_help=False)
@@ -87,7 +95,7 @@ def parser(program: str = "dead-letters", more: str = "") -> argparse.ArgumentPa
     filters.add_argument("--type", help="the message's type")
     filters.add_argument("--error", metavar="TEXT", help="in the error or the traceback")
     filters.add_argument("--business-id", metavar="ID")
-    filters.add_argument("--limit", type=int, metavar="N")
+    filters.add_argument("--limit", type=count, metavar="N")
     output = argparse.ArgumentParser(add_help=False)
     output.add_argument("--json", action="store_true", help="for programs")
     changing = argparse.ArgumentParser(add_help=False)
@@ -145,17 +153,38 @@ def main(
     Args:
         arguments: without the program's name.
         open_tools: gives what the commands work on, told what ``--records`` says. Its ValueError
-            is a wrong call; what else it raises is raised. Default: the environment's AWS account.
+            is a wrong call. Default: the environment's AWS account.
         program: the command's name, for its help.
         more: the help's last words.
     """
     grammar = parser(program, more)
     options = grammar.parse_args(arguments)
     try:
-        return _run(options, grammar, open_tools)
+        status = _run(options, grammar, open_tools)
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt:
         print("interrupted; called again, it goes on where it was", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # as of `ls | head`, which has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if (why := explained(error)) is None:
+            raise
+        print(why, file=sys.stderr)
+        return 1
+
+
+def explained(error: Exception) -> str | None:
+    """What an operator can mend, in a sentence; None for all else, which is a defect."""
+    if isinstance(error, ImportError) and error.name in ("boto3", "botocore"):
+        return "AWS is spoken to with boto3, which is not installed here"
+    if type(error).__module__.startswith("botocore."):  # no region, no credentials, no such bucket
+        return f"AWS: {error}"
+    if isinstance(error, msgspec.DecodeError):
+        return f"no record: {error}"
+    return str(error) if isinstance(error, OSError) else None
 
 
 def _run(
@@ -165,7 +194,7 @@ def _run(
 ) -> int:
     try:
         if getattr(options, "whole_queue", None):
-            return _move(options)
+            return _move(options, grammar)
         tools = open_tools(options.records)
     except ValueError as error:
         grammar.error(str(error))
@@ -173,8 +202,20 @@ def _run(
         return _show(tools.records, options.key, options.json)
     if getattr(options, "runner", False) and not tools.runner:
         grammar.error("this service has no runner: redrive without --runner sends to the queue")
-    which = Filter(
-        keys=tuple(record_key(key) for key in options.keys),
+    which = _filter(options)
+    missing = [key for key in which.keys if tools.records.objects.get(f"{key}.json") is None]
+    for key in missing:
+        print(f"there is no record {key}", file=sys.stderr)
+    if which.keys and len(missing) == len(which.keys):
+        return 1
+    if which == Filter() and options.command != "ls" and not options.all:
+        grammar.error(f"{options.command} needs keys, a filter or --all")
+    return max(_do(tools, which, options), 1 if missing else 0)
+
+
+def _filter(options: argparse.Namespace) -> Filter:
+    return Filter(
+        keys=tuple(dict.fromkeys(map(record_key, options.keys))),
         reasons=tuple(options.reason),
         states=tuple(options.state or ()),
         older_than=options.older_than,
@@ -183,15 +224,11 @@ def _run(
         error=options.error,
         business_id=options.business_id,
     )
-    missing = [key for key in which.keys if tools.records.get(key) is None]
-    for key in missing:
-        print(f"there is no record {key}", file=sys.stderr)
-    if which.keys and len(missing) == len(which.keys):
-        return 1
+
+
+def _do(tools: Tools, which: Filter, options: argparse.Namespace) -> int:
     if options.command == "ls":
         return _list(tools.records, which, options.limit, options.json)
-    if which == Filter() and not options.all:
-        grammar.error(f"{options.command} needs keys, a filter or --all")
     if options.dry_run:
         return _dry_run(tools.records, which, options)
     match options.command:
@@ -221,36 +258,43 @@ def _tell(outcome: Outcome, done: str, as_json: bool) -> int:
     else:
         for key, why in outcome.left.items():
             print(f"{key}: left alone: {why}", file=sys.stderr)
+        for key in outcome.without_history:
+            print(f"{key}: its message had no room for its history", file=sys.stderr)
         print(f"{len(outcome.done)} {done}, {len(outcome.left)} left alone")
     return 1 if outcome.left else 0
 
 
 def _dry_run(records: Records, which: Filter, options: argparse.Namespace) -> int:
     given = GIVEN[options.command]
-    found = [each for each in find(records, which) if each.state == given][: options.limit]
+    unreadable: dict[str, str] = {}
+    order = in_order if options.command == "redrive" else find
+    every = order(records, which, unreadable)
+    found = list(islice((each for each in every if each.state == given), options.limit))
     if options.json:
-        print(msgspec.json.encode(Outcome([each.key for each in found])).decode())
-        return 0
-    _table(found)
-    print(f"{len(found)} would be {DONE[options.command]}")
-    return 0
+        outcome = Outcome([each.key for each in found], unreadable)
+        print(msgspec.json.encode(outcome).decode())
+    else:
+        _table(found)
+        print(f"{len(found)} would be {DONE[options.command]}")
+    return _tell_unreadable(unreadable)
 
 
-def _move(options: argparse.Namespace) -> int:
+def _tell_unreadable(unreadable: dict[str, str]) -> int:
+    for key, why in unreadable.items():
+        print(f"{key}: {why}", file=sys.stderr)
+    return 1 if unreadable else 0
+
+
+def _move(options: argparse.Namespace, grammar: argparse.ArgumentParser) -> int:
+    if _filter(options) != Filter() or options.limit is not None or options.runner:
+        grammar.error("--whole-queue moves all of a queue: it takes no keys, filters or --runner")
+    if options.rate is not None and options.rate != int(options.rate):
+        grammar.error("with --whole-queue SQS moves whole messages a second, from 1 on")
     if options.dry_run:
         print(f"SQS would move {options.whole_queue} back to where its messages came from")
         return 0
-    try:
-        from botocore.exceptions import BotoCoreError, ClientError
-    except ImportError:
-        print("to ask SQS takes boto3, which is not installed here", file=sys.stderr)
-        return 1
-    whole = None if options.rate is None else max(1, int(options.rate))
-    try:
-        handle = dead_letters.move_queue(options.whole_queue, rate=whole)
-    except (BotoCoreError, ClientError) as error:
-        print(f"SQS does not move {options.whole_queue}: {error}", file=sys.stderr)
-        return 1
+    whole = None if options.rate is None else int(options.rate)
+    handle = dead_letters.move_queue(options.whole_queue, rate=whole)
     print(msgspec.json.encode({"task": handle}).decode() if options.json else f"moving: {handle}")
     return 0
 
@@ -288,12 +332,14 @@ def _show(records: Records, key: str, as_json: bool) -> int:
 
 
 def _list(records: Records, which: Filter, limit: int | None, as_json: bool) -> int:
-    found = sorted(find(records, which), key=lambda record: record.parked_at)[:limit]
+    unreadable: dict[str, str] = {}
+    every = find(records, which, unreadable)
+    found = sorted(every, key=lambda record: record.parked_at)[:limit]
     if as_json:
         print(msgspec.json.encode(found).decode())
     else:
         _table(found)
-    return 0
+    return _tell_unreadable(unreadable)
 
 
 def _table(found: Sequence[DeadLetterRecord]) -> None:
