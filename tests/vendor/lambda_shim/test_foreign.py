@@ -503,7 +503,7 @@ def test_sigterm_ends_the_functions_process_too(aws: Aws) -> None:
 # -- archives
 
 
-def archive(*entries: tuple[str, str, int]) -> io.BytesIO:
+def archive(*entries: tuple[str, str | bytes, int]) -> io.BytesIO:
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as target:
         for name, text, mode in entries:
@@ -513,7 +513,7 @@ def archive(*entries: tuple[str, str, int]) -> io.BytesIO:
     return data
 
 
-FILE, LINK = stat.S_IFREG | 0o644, stat.S_IFLNK | 0o777
+FILE, LINK, FOLDER = stat.S_IFREG | 0o644, stat.S_IFLNK | 0o777, stat.S_IFDIR | 0o755
 
 
 @pytest.mark.parametrize(
@@ -529,11 +529,20 @@ FILE, LINK = stat.S_IFREG | 0o644, stat.S_IFLNK | 0o777
         [("sub/link", "../..", LINK)],
         # Harmless when it is made; the second link turns it into the way out.
         [("a", "b/..", LINK), ("b", ".", LINK), ("a/evil", "x", FILE)],
+        # At odds with itself.
+        [("a", "b", LINK), ("b", "a", LINK), ("a/x", "x", FILE)],
+        [("a", "b", LINK), ("b", "a", LINK), ("a/x/", "", FOLDER)],
+        [("a", b"\xff", LINK)],
+        [("a", "b\0", LINK)],
+        [("a", "", LINK)],
+        [("a", "x", FILE), ("a/b", "x", FILE)],
+        [("a/b", "x", FILE), ("a", "x", FILE)],
+        [("a" * 300, "x", FILE)],
     ],
     ids=str,
 )
 def test_no_archive_writes_outside_of_its_directory(
-    entries: list[tuple[str, str, int]], tmp_path: Path
+    entries: list[tuple[str, str | bytes, int]], tmp_path: Path
 ) -> None:
     inside = tmp_path / "inside"
     inside.mkdir()
@@ -547,7 +556,7 @@ def test_files_links_and_modes_are_kept(tmp_path: Path) -> None:
         ("bin/run", "#!/bin/sh", stat.S_IFREG | 0o755),
         ("lib.so.1", "library", FILE),
         ("lib.so", "lib.so.1", LINK),
-        ("folder/", "", stat.S_IFDIR | 0o755),
+        ("folder/", "", FOLDER),
     )
     assert unpack(data, str(tmp_path)) == len("#!/bin/shlibrary")
     assert os.access(tmp_path / "bin" / "run", os.X_OK)
@@ -563,3 +572,9 @@ def test_an_archive_that_is_too_large_or_none_is_refused(tmp_path: Path) -> None
     with pytest.raises(BadArchive):
         unpack(io.BytesIO(b"no zip"), str(tmp_path))
     assert list(tmp_path.iterdir()) == []
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as broken:
+        broken.writestr("a", "xyz" * 100)
+    data = packed.getvalue()
+    with pytest.raises(BadArchive):
+        unpack(io.BytesIO(data[:31] + b"\xff" * 4 + data[35:]), str(tmp_path / "broken"))

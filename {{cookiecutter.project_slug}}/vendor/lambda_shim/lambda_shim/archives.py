@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import zipfile
+import zlib
 from typing import IO
 
 # Lambda's own limit for function and layers together.
 UNPACKED_MOST = 250 * 1024 * 1024
 LINK_MOST = 4096
+# What the system says of links that lead in a circle, of a file that is a directory as well, of
+# names that are too long or empty; unlike a full disk, it says so every time.
+AT_ODDS = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT}
 
 
 class BadArchive(ValueError):
@@ -37,8 +42,15 @@ def unpack(file: IO[bytes], directory: str, most: int = UNPACKED_MOST) -> int:
             if sum(entry.file_size for entry in entries) > most:
                 raise BadArchive(f"more than {most:,} bytes, unpacked")
             return sum(_write(archive, entry, directory, most) for entry in entries)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except BadArchive:
+        raise
+    # A name or a link's target that is no text, or holds a null, is a ValueError.
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, ValueError) as error:
         raise BadArchive(str(error)) from None
+    except OSError as error:
+        if error.errno not in AT_ODDS:
+            raise
+        raise BadArchive(f"its entries are at odds with each other: {error.strerror}") from None
 
 
 def _check(name: str) -> None:
