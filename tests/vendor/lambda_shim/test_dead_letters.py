@@ -425,9 +425,12 @@ def test_a_whole_queue_is_moved_by_sqs(
         "sqs", region_name="eu-central-1", aws_access_key_id="x", aws_secret_access_key="x"
     )
     regions: list[str] = []
-    monkeypatch.setattr(
-        boto3, "client", lambda name, region_name: (regions.append(region_name), sqs)[1]
-    )
+
+    def client(name: str, region_name: str) -> Any:
+        regions.append(region_name)
+        return sqs
+
+    monkeypatch.setattr(boto3, "client", client)
     with Stubber(sqs) as stub:
         stub.add_response(
             "start_message_move_task",
@@ -529,9 +532,8 @@ def test_without_boto3_the_call_says_so(
         assert len(told.splitlines()) == 1
 
 
-def test_a_defect_is_not_hidden(memory: Desk) -> None:
-    memory.records.get = lambda key: 1 // 0  # type: ignore[method-assign]
-    memory.put("a")
+def test_a_defect_is_not_hidden(memory: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory.records, "get", lambda key: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         memory("show", "a")
 

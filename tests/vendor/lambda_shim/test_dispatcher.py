@@ -584,6 +584,9 @@ def test_without_tasks_everything_that_arrives_is_parked_and_says_so() -> None:
         record = overflow.record(key)
         assert (record.state, record.reason) == (PARKED, "no_runner")
         assert "no subnets were given at deployment" in record.error
+    first = {key: overflow.record(key).history[0] for key in "abc"}
+    assert "dead-lettered by SQS" in first["a"].detail
+    assert [first[key].event for key in "abc"] == ["dead_lettered", "waiting", "waiting"]
     assert overflow.dispatch({"detail-type": "ECS Task State Change", "detail": {}}) == {
         "launched": 0
     }

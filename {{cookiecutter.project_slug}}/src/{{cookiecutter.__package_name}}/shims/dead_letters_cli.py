@@ -35,6 +35,7 @@ def local(group_id: str | None) -> Tools:
         cache(lambda arn: RedisQueue(f"{redis}/{arn.rpartition(':')[2]}")),
 {%- if cookiecutter.overflow == 'fargate' %}
         RedisQueue(f"{redis}/{group.variables['dead_letter_queue_name']}"),
+        runner=bool(group.variables["subnets"]),
 {%- else %}
         runner=False,
 {%- endif %}
@@ -64,6 +65,7 @@ def deployed(stage: str) -> Tools:
         cache(queue_of),
 {%- if cookiecutter.overflow == 'fargate' %}
         SqsQueue(outputs["DeadLetterQueueUrl"]),
+        runner="OverflowCluster" in outputs,  # which there is with subnets only
 {%- else %}
         runner=False,
 {%- endif %}

@@ -194,9 +194,9 @@ class Dispatcher:
         if self.launcher is None and not self.tasks_wanted:
             return parked(record, record.reason, record.error)
         if self.launcher is None:
-            return parked(record, dead_letters.NO_RUNNER, NO_RUNNER)
+            return parked(_told(record), dead_letters.NO_RUNNER, NO_RUNNER)
         if self.budget.circuit(record.pool, budget) == OPEN:
-            return parked(record, dead_letters.CIRCUIT_OPEN, record.error)
+            return parked(_told(record), dead_letters.CIRCUIT_OPEN, record.error)
         return record
 
     def _take(self, message: dict[str, Any], budget: Budget, context: object) -> None:
@@ -431,6 +431,11 @@ class Dispatcher:
 
 # What ``Launcher.ended`` says of a task that it does not find.
 UNKNOWN_TASK = "the task is not known"
+
+
+def _told(record: DeadLetterRecord) -> DeadLetterRecord:
+    """The record, about to be parked for another reason: its first one stays in the history."""
+    return record if record.history else changed(record, record.reason, record.error)
 
 
 def _dead_letter(message: dict[str, Any], context: object) -> DeadLetterRecord:
