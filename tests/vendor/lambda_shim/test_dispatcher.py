@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from lambda_shim.budget import Limits, signature
+from lambda_shim.dead_letters import Filter, run_again
 from lambda_shim.dispatcher import (
     ANSWER_MOST,
     UNKNOWN_MOST,
@@ -487,10 +488,11 @@ def test_a_stray_marker_launches_nothing(overflow: Overflow) -> None:
 def test_the_sweep_measures_what_lies_in_the_store(
     overflow: Overflow, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    overflow.clock.time = datetime(2026, 11, 1, 6, tzinfo=UTC).timestamp()
     overflow.records.put(dead_letter("a"))
     overflow.records.put(dead_letter("b", state=WAITING, reason="deadline"))
     overflow.records.put(dead_letter("c", state=WAITING, reason="deadline"))
-    overflow.clock.time = datetime(2026, 11, 1, 6, 10, tzinfo=UTC).timestamp()
+    overflow.clock.time += 600
     overflow.records.claim("c", "c.1", 60)
     overflow.dispatch._measure()
     line = json.loads(capsys.readouterr().out)
@@ -534,6 +536,32 @@ def test_what_waits_in_a_pool_that_has_another_name_now_is_run_by_it() -> None:
     overflow.dispatch(TICK)
     assert overflow.record("a").pool == "own"
     assert overflow.launches() == ["a.1"]
+
+
+def test_a_record_waits_from_when_it_was_handed_to_the_runner_not_from_its_failure(
+    overflow: Overflow,
+) -> None:
+    overflow.clock.time = datetime(2026, 11, 2, 6, tzinfo=UTC).timestamp()
+    for number in range(30):
+        overflow.records.put(dead_letter(f"old{number}"))
+    run_again(overflow.records, Filter(), None)
+    overflow.clock.time += 60
+    overflow.records.put(
+        dead_letter("new", state=WAITING, parked_at="2026-11-02T06:01:00.000+00:00")
+    )
+    overflow.clock.time += 60
+    read: list[str] = []
+    overflow.store.before = lambda operation, key: read.append(key) if operation == "get" else None
+    waiting = overflow.dispatch._waiting()
+    assert overflow.records.longest_wait(waiting) == 120
+    assert len(read) == 30
+    # What has waited since it failed is found at once.
+    read.clear()
+    assert overflow.records.longest_wait([each for each in waiting if each.key == "new"] * 9) == 60
+    assert len(read) == 1
+    assert overflow.records.longest_wait([]) == 0
+    assert overflow.records.longest_wait(waiting * 10) == 120
+    assert len(read) == 101
 
 
 # -- back-off

@@ -310,12 +310,11 @@ class Dispatcher:
         waiting = self._waiting()
         running = sum(1 for _ in self.records.running())
         total = len(list(self.records.keys()))
-        now = self.clock()
         _emit_metrics(
             WaitingRecords=len(waiting),
             RunningRecords=running,
             DeadLetterRecords=max(0, total - len(waiting) - running),
-            OldestWaitingRecord=int(max((each.age(now) for each in waiting), default=0)),
+            OldestWaitingRecord=int(self.records.longest_wait(waiting)),
         )
 
     def _sweep_running(self, key: str) -> None:

@@ -62,6 +62,8 @@ HISTORY_MOST = 50
 # A marker is left alone for so long, in seconds, whatever the record says: its writer may just be
 # about to write the record. No Lambda function lives longer than 15 minutes.
 MARKER_GRACE = 3600.0
+# Markers that are read to tell for how long records wait.
+LOOKED_AT = 100
 # Somebody else was faster this many times in a row: something is wrong.
 SWAPS_MOST = 20
 
@@ -428,9 +430,23 @@ class Records:
         found = self.objects.get(marker)
         if found is None:
             return
-        written = float(found[0].split()[0])
-        if self.clock() - written > MARKER_GRACE:
+        if self.clock() - _written(found[0]) > MARKER_GRACE:
             self._remove_marker(marker, found[1])
+
+    def longest_wait(self, markers: list[Waiting]) -> float:
+        """Seconds for which the one of these records has waited that has waited longest.
+
+        Not since its first failure: it may have been parked in between, for days. None waits for
+        longer than it has failed, so of the oldest only a few are read; at most LOOKED_AT.
+        """
+        now = self.clock()
+        longest = 0.0
+        for each in sorted(markers, key=lambda each: each.since)[:LOOKED_AT]:
+            if each.age(now) <= longest:
+                break
+            if (found := self.objects.get(each.marker)) is not None:
+                longest = max(longest, now - _written(found[0]))
+        return longest
 
     # -- the life of an open record
 
@@ -535,6 +551,11 @@ def run_failed(
         return parked(record, reason, error, **fields)
     fields |= {"state": WAITING, "lease": None, "error": error, "not_before": not_before}
     return changed(record, "run failed", error, **fields)
+
+
+def _written(marker: bytes) -> float:
+    """When a record entered the state that this marker of it tells of; seconds since 1970."""
+    return float(marker.split()[0])
 
 
 def _marker(record: DeadLetterRecord | None) -> str | None:
