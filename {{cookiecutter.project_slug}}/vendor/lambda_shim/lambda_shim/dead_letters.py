@@ -341,7 +341,7 @@ def park(records: Records, which: Filter, why: str, limit: int | None = None) ->
 
 
 def purge(records: Records, which: Filter, limit: int | None = None) -> Outcome:
-    """Remove parked records for good. Open ones are left."""
+    """Remove parked records. Open ones are left."""
     outcome = Outcome()
     for record in find(records, which, outcome.left):
         if limit is not None and len(outcome.done) >= limit:

@@ -4,7 +4,7 @@
     dead-letters show KEY                       one record, whole
     dead-letters redrive [filters] [--dry-run] [--rate N] [--runner]
     dead-letters park [filters]                 what waits for the runner
-    dead-letters purge [filters]                what is parked, for good
+    dead-letters purge [filters]                what is parked: remove it
     dead-letters redrive --whole-queue ARN      SQS moves a dead-letter queue back
 
 As ``python -m lambda_shim.dead_letters_cli --records s3://bucket/prefix …``, or from a service's own
@@ -122,9 +122,7 @@ def parser(program: str = "dead-letters", more: str = "") -> argparse.ArgumentPa
         "park", parents=[filters, changing, output], help="park what waits for the runner"
     )
     parking.add_argument("--why", default="", help="kept as the record's error")
-    commands.add_parser(
-        "purge", parents=[filters, changing, output], help="remove parked records for good"
-    )
+    commands.add_parser("purge", parents=[filters, changing, output], help="remove parked records")
     return main
 
 

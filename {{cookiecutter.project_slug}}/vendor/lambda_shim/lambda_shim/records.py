@@ -102,7 +102,8 @@ class DeadLetterRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
         body: the message as it was sent.
         attributes: SQS's own (receive count, timestamps in ms since 1970, group id, …).
         message_attributes: the sender's, in the shape of the Lambda event.
-        attempts: deliveries by SQS so far, the failed one included.
+        attempts: deliveries by SQS so far, the failed one included. Of what SQS dead-lettered, about:
+            deliveries to the dispatcher, but for the first, are counted, too.
         source: ARN of the queue it came from.
         function: name and version of the function that put the record down.
         request_id: of the invocation that did, to find its log.
