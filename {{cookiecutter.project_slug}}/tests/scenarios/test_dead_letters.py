@@ -83,6 +83,23 @@ def test_what_sqs_gives_up_is_put_on_record_and_redriven(
 
 
 {% endif -%}
+{% if cookiecutter.queue_type == 'fifo' -%}
+def test_a_groups_messages_are_redriven_in_their_order(service: LocalService) -> None:
+    bodies = [f"{number} is not JSON" for number in range(6)]
+    sent = {service.send(body, group="g") for body in bodies}
+    wait_until(lambda: len(service.records()) == 6, "six records")
+    assert command(service, "redrive", "--all") == 0
+
+    def parked_anew() -> bool:
+        records = service.records()
+        return len(records) == 6 and sent.isdisjoint(record.message_id for record in records)
+
+    wait_until(parked_anew, "six other records")
+    again = sorted(service.records(), key=lambda record: int(record.attributes["SequenceNumber"]))
+    assert [record.body for record in again] == bodies
+
+
+{% endif -%}
 def test_filters_choose_and_purge_removes(service: LocalService, capsys: Capture) -> None:
     service.send("{ this is not JSON")
     service.send(example.malformed())
