@@ -18,7 +18,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from os import environ
 from time import time
 from typing import Any, Final, NamedTuple, Protocol
@@ -434,7 +434,7 @@ class Records:
         if self.clock() - _written(found[0]) > MARKER_GRACE:
             self._remove_marker(marker, found[1])
 
-    def longest_wait(self, markers: list[Waiting]) -> float:
+    def longest_wait(self, markers: Sequence[Waiting]) -> float:
         """Seconds for which the one of these records has waited that has waited longest.
 
         Not since its first failure: it may have been parked in between, for days. None waits for
