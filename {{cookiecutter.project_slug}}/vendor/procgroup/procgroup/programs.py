@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_found: dict[tuple[tuple[str, ...], str | None], str] = {}
+_found: dict[tuple[tuple[str, ...], Path, str | None], str] = {}
 
 
 def find_program(candidates: Iterable[str], relative_to: Path) -> str | None:
@@ -21,7 +21,7 @@ def find_program(candidates: Iterable[str], relative_to: Path) -> str | None:
     `package:glob`, a file inside an installed Python package.
     """
     candidates = tuple(candidates)
-    key = candidates, os.environ.get("PATH")
+    key = candidates, relative_to, os.environ.get("PATH")
     known = _found.get(key)
     if known is not None and os.access(known, os.X_OK):
         return known
