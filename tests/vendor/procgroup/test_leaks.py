@@ -569,6 +569,29 @@ def test_a_disk_that_is_full_takes_no_running_group_down(launch: Launch, state: 
     os.truncate(log, 0)
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_a_full_disk_that_has_the_log_too_takes_no_running_group_down(
+    launch: Launch, fresh_state: State
+) -> None:
+    """Nor can the keeper say so; group.json is written once there is room again."""
+    fresh_state.directory.mkdir()
+    log = fresh_state.directory / "warden.log"
+    log.symlink_to("/dev/full")
+    group = launch(PAIR)
+    log.unlink()  # the warden and its keepers have it open
+    obstacle = group.directory / "group.json.new"
+    obstacle.mkdir()
+    group["worker"].kill()
+    group["worker"].wait_ready()
+    pid = group["worker"].pid
+    obstacle.rmdir()
+    wait_until(
+        lambda: json.loads(group.file.read_text())["roles"]["worker"]["pid"] == pid,
+        "group.json says what is so",
+    )
+    group.stop()
+
+
 def test_launchers_race_to_sweep_while_others_launch(
     launcher: StartLauncher, state: State, way: str
 ) -> None:

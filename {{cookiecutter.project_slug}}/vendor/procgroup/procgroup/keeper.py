@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 # none: a test that kills a role wants it back at once.
 BACK_OFF = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
 HEALTHY_AFTER = 1.0  # seconds of life that end a row of crashes
+WRITE_AGAIN = 1.0  # seconds until group.json, which could not be written, is tried again
 
 
 class KeptRole:
@@ -399,6 +400,7 @@ class Keeper:
         # What group.json lacks. A sweep must find every process in it, so `dirty` (pids) is written at
         # once; `stale` (states) when somebody is answered who may look, or when nobody waits.
         self.dirty = self.stale = False
+        self._write_again: float | None = None  # when, since it could not be written
         self._token = processes.started(pid)
         self._poll = select.poll()
         self._callbacks: dict[int, Callable[[], None]] = {}
@@ -504,7 +506,7 @@ class Keeper:
             # One role's start or end may be what another waits for: settle before sleeping.
             self._advance_end()
             due = [at for role in self.roles if (at := role.tick(now)) is not None]
-        if self.dirty:
+        if self.dirty or (self._write_again is not None and now >= self._write_again):
             self._write_document()
         self._answer(now)
         if self._snapshot() != before:
@@ -512,6 +514,8 @@ class Keeper:
         if self.stale and not self._waiters:
             self._write_document()
         due += [waiter.deadline for waiter in self._waiters if waiter.deadline is not None]
+        if self._write_again is not None:
+            due.append(self._write_again)
         if not due:
             return None
         return max(0.0, (min(due) - time.monotonic()) * 1000)
@@ -557,10 +561,15 @@ class Keeper:
                 file.write(json.dumps(document, indent=1))
             os.replace(f"{path}.new", path)
         except OSError as error:  # a full disk must not take the group down
-            self._log(f"cannot write {path}: {error}\n")
+            if self._write_again is None:
+                self._log(f"cannot write {path}: {error}\n")
+            self._write_again = time.monotonic() + WRITE_AGAIN
+        else:
+            self._write_again = None
 
     def _log(self, text: str) -> None:
-        print(text, end="", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # the log may lie on a disk that is full
+            print(text, end="", file=sys.stderr, flush=True)
 
     # -- requests -------------------------------------------------------------------------------
 

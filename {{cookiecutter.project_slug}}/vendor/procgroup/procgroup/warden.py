@@ -101,7 +101,8 @@ class Warden:
         except BaseException:  # this is a forked child: nothing may return from here
             import traceback
 
-            traceback.print_exc()
+            with contextlib.suppress(BaseException):
+                traceback.print_exc()
             with contextlib.suppress(BaseException):
                 processes.kill_descendants()
         os._exit(status)
