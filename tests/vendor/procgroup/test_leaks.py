@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -18,8 +19,8 @@ from typing import Any
 
 import pytest
 from procgroup import BlueprintError, GroupLost, ProcessGroup, processes, wardens
-from procgroup.registry import Owner, Registry
-from procgroup.sweep import group_document, keeper_alive
+from procgroup.registry import GroupRow, Owner, Registry
+from procgroup.sweep import group_document, keeper_alive, sweep
 
 from .conftest import (
     BLUEPRINTS,
@@ -614,6 +615,77 @@ def test_launchers_race_to_sweep_while_others_launch(
         one.kill()
     state.expect_no_process()
     state.expect_nothing_left()
+
+
+def as_anybody() -> None:
+    """In a forked child: from its next exec on, root has no rights to others' files."""
+    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
+
+
+@pytest.mark.skipif(not processes.LINUX, reason="capabilities are Linux's")
+@pytest.mark.parametrize("end", ["group.stop()", "os.kill(os.getpid(), signal.SIGKILL)"])
+def test_read_only_directories_of_a_role_are_removed(
+    fresh_state: State, write: Write, supervisor: str, end: str
+) -> None:
+    """As a Go module cache has them."""
+    path = write(
+        "name: x\nroles:\n  a:\n    binary: sh\n    ready: {log: up}\n"
+        "    args: [-c, 'mkdir -p m/n; touch m/n/f; chmod 555 m; chmod 0 m/n; echo up; sleep 999']\n"
+    )
+    code = (
+        "import os, signal; from procgroup import ProcessGroup\n"
+        f"group = ProcessGroup.launch({str(path)!r}, supervisor={supervisor!r})\n"
+        "try:\n    (group['a'].directory / 'm' / 'new').touch()\n"
+        f"except PermissionError:\n    {end}\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(PACKAGE)},
+        preexec_fn=as_anybody,
+        timeout=PATIENCE,
+        check=False,
+    )
+    fresh_state.expect_nothing_left()
+
+
+def stale_group(state: State, document: str = "{}") -> GroupRow:
+    """The registered group of an owner that has ended, with a directory."""
+    registry = Registry(state.directory)
+    own = Owner.of(os.getpid())
+    group, _ = registry.register("stale", "none.yaml", own._replace(pid=2**22 - 1), [])
+    (row,) = (each for each in registry.groups() if each.id == group)
+    registry.close()
+    Path(row.directory).mkdir(parents=True)
+    Path(row.directory, "group.json").write_text(document)
+    return row
+
+
+def test_a_group_that_cannot_be_removed_is_in_no_others_way(
+    launch: Launch,
+    fresh_state: State,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    bad, good = stale_group(fresh_state), stale_group(fresh_state)
+    remove = processes.remove_tree
+
+    def remove_tree(path: str) -> None:
+        if path == bad.directory:
+            raise PermissionError(13, "Permission denied", path)
+        remove(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(processes, "remove_tree", remove_tree)
+        launch(PAIR).stop()
+        assert not Path(good.directory).exists()
+        assert f"{bad.directory} cannot be removed: [Errno 13]" in capfd.readouterr().err
+        launch(PAIR).stop()
+        assert capfd.readouterr().err == "", "it is left alone for a time"
+    registry = Registry(fresh_state.directory)
+    assert [row.id for row in registry.groups()] == [bad.id]
+    sweep(registry, kept=True)
+    registry.close()
 
 
 CLEANED = """name: cleaned

@@ -525,7 +525,7 @@ class ProcessGroup:
             self._connection.close()
             with _lock:
                 registry = _registry(self.state_dir)
-                if self.failed and self.directory.exists():
+                if self.directory.exists():  # it is wanted, or could not be removed
                     registry.keep(self.id)
                 else:
                     registry.release(self.id)
@@ -537,16 +537,17 @@ class ProcessGroup:
 
     def _clear_after_lost_keeper(self) -> None:
         """The warden kills what a killed keeper leaves; if it was killed too, that is up to us."""
-        from procgroup.sweep import clear_groups, group_document, keeper_alive
+        from procgroup.sweep import clear_groups, group_document, keeper_alive, remove_groups
 
         self._connection.close()
         directory = str(self.directory)
         document = group_document(directory)
         if keeper_alive(document):  # hung: it did not answer
             processes.send(document["keeper"]["pid"], signal.SIGKILL)
-        clear_groups({self.id: directory})
-        if not self.failed:
-            processes.remove_tree(directory)
+        if self.failed:
+            clear_groups({self.id: directory})
+        else:
+            remove_groups({self.id: directory})
 
     def close(self) -> None:
         """Stop a group that this process launched; disconnect from any other."""

@@ -770,7 +770,11 @@ class Keeper:
             with contextlib.suppress(OSError):
                 os.unlink(document["control"])
             if self._remove:
-                processes.remove_tree(document["directory"])
+                try:
+                    processes.remove_tree(document["directory"])
+                except OSError as error:
+                    self._remove = False  # it stays, and stays known
+                    self._log(f"cannot remove {document['directory']}: {error}\n")
             else:
                 for role in self.roles:
                     role.state, role.pid, role.start_token = "stopped", None, None

@@ -459,15 +459,33 @@ def kill_members(groups: Mapping[str, str], recorded: Iterable[tuple[int, str]])
 def remove_tree(path: str) -> None:
     """Remove a directory and everything below it; what is already gone is no error.
 
-    shutil.rmtree would do, but importing shutil costs a keeper more than the removal.
+    Raises OSError when something cannot be removed.
     """
+    try:
+        _remove_tree(path)
+    except PermissionError:  # a role may leave read-only directories, as Go's module cache does
+        _make_writable(path)
+        _remove_tree(path)
+
+
+def _make_writable(path: str) -> None:
+    """Give the directory and all below it back to their owner, links not followed."""
+    with contextlib.suppress(FileNotFoundError):
+        os.chmod(path, 0o700)
+        for entry in list(os.scandir(path)):
+            if entry.is_dir(follow_symlinks=False):
+                _make_writable(entry.path)
+
+
+def _remove_tree(path: str) -> None:
+    # shutil.rmtree would do, but importing shutil costs a keeper more than the removal.
     try:
         entries = list(os.scandir(path))
     except (FileNotFoundError, NotADirectoryError):
         return
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
-            remove_tree(entry.path)
+            _remove_tree(entry.path)
         else:
             try:
                 os.unlink(entry.path)

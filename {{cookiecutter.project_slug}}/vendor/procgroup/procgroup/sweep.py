@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import signal
+import sys
 import time
 
 from procgroup import processes
@@ -95,10 +96,32 @@ def clear_groups(groups: Mapping[str, str], *, earlier: Collection[str] = ()) ->
     clean_up(documents.values())
 
 
+def remove_groups(groups: Mapping[str, str], *, earlier: Collection[str] = ()) -> set[str]:
+    """`clear_groups`, and remove their directories; the ids of those of which something is left.
+
+    Each for itself: what is wrong with one is said on standard error, and is no other's trouble.
+    """
+    clear_groups(groups, earlier=earlier)
+    left = set()
+    for group, directory in groups.items():
+        try:
+            processes.remove_tree(directory)
+        except OSError as error:
+            left.add(group)
+            _warn(f"{directory} cannot be removed: {error}")
+    return left
+
+
+def _warn(text: str) -> None:
+    with contextlib.suppress(OSError):  # a warden's standard error may lie on a full disk
+        print(f"procgroup: {text}; `procgroup gc --all` tries again", file=sys.stderr)
+
+
 def sweep(registry: Registry, *, kept: bool = False) -> list[GroupRow]:
     """Remove every dead group of the registry; the groups removed.
 
-    Directories of failed runs go when they are `KEEP_FAILED` old, or all of them with `kept`.
+    Directories of failed runs go when they are `KEEP_FAILED` old, or all of them with `kept`. A group
+    that cannot be removed is treated as one of these, and no launch meets it again at once.
     """
     dead = []
     verdicts: dict[tuple[int, str, str, str], bool | None] = {}
@@ -116,9 +139,10 @@ def sweep(registry: Registry, *, kept: bool = False) -> list[GroupRow]:
         dead.append(row)
     if dead:
         earlier = {row.id for row in dead if row.owner.boot != current_boot()}
-        clear_groups({row.id: row.directory for row in dead}, earlier=earlier)
-        for row in dead:
-            processes.remove_tree(row.directory)
+        left = remove_groups({row.id: row.directory for row in dead}, earlier=earlier)
+        for group in left:
+            registry.keep(group)
+        dead = [row for row in dead if row.id not in left]
         registry.release(*(row.id for row in dead))
     return dead
 
@@ -143,8 +167,5 @@ def remove_strays(registry: Registry) -> list[str]:
         if entry.path in known or young or keeper_alive(document):
             continue
         strays[entry.name] = entry.path
-    if strays:
-        clear_groups(strays)
-    for path in strays.values():
-        processes.remove_tree(path)
-    return [*strays.values()]
+    left = remove_groups(strays) if strays else set()
+    return [path for group, path in strays.items() if group not in left]
