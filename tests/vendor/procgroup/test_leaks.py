@@ -285,7 +285,7 @@ def test_sweep_spares_live_groups_and_recycled_pids(launch: Launch, state: State
     directory = state.directory / "groups" / stale
     directory.mkdir()
     record = {"pid": worker, "started": "12345", "replica": 0}
-    document = {"keeper": record, "roles": {"worker": {"replicas": [record]}}}
+    document = {"format": 1, "keeper": record, "roles": {"worker": {"replicas": [record]}}}
     (directory / "group.json").write_text(json.dumps(document))
     sweep_now(state)
     assert group["worker"].pid == worker
@@ -686,6 +686,13 @@ def test_a_group_that_cannot_be_removed_is_in_no_others_way(
     assert [row.id for row in registry.groups()] == [bad.id]
     sweep(registry, kept=True)
     registry.close()
+
+
+def test_a_dead_group_of_another_format_is_swept(launch: Launch, fresh_state: State) -> None:
+    for document in ('{"format": 2, "keeper": {"id": 1}, "roles": []}', "[]", '{"fo'):
+        stale_group(fresh_state, document)
+    launch(PAIR).stop()
+    fresh_state.expect_nothing_left()
 
 
 CLEANED = """name: cleaned

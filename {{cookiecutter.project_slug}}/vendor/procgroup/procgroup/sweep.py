@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 
 
 def group_document(directory: str) -> dict[str, Any]:
-    """The group's group.json; empty when it is missing or unreadable."""
+    """The group's group.json; empty when it is missing, unreadable, or of another format."""
     try:
         with open(os.path.join(directory, "group.json"), encoding="utf-8") as file:
             document = json.load(file)
     except (OSError, ValueError):
         return {}
-    return document if isinstance(document, dict) else {}
+    known = isinstance(document, dict) and document.get("format") == 1
+    return document if known else {}
 
 
 def recorded_processes(document: dict[str, Any]) -> list[tuple[int, str]]:
