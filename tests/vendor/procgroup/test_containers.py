@@ -21,7 +21,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from procgroup import BlueprintError, LaunchError, ProcessGroup, containers
+from procgroup import (
+    BlueprintError,
+    LaunchError,
+    ProcessGroup,
+    ProcgroupError,
+    containers,
+    processes,
+)
+from procgroup.registry import Owner, Registry
 
 from .conftest import (
     PACKAGE,
@@ -419,6 +427,69 @@ def test_commands(monkeypatch: pytest.MonkeyPatch) -> None:
         "/bin/docker", "rm", "--force", "--volumes", "n",
     ]  # fmt: skip
     assert "--ignore" in containers.remove_command(["/bin/podman"], "n")
+
+
+@pytest.fixture
+def strays(
+    path_directory: Path, fresh_state: State, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Registry, Callable[..., None]]]:
+    """A registry, and the engine to be: which groups have containers, what removing does."""
+    registry = Registry(fresh_state.directory)
+
+    def engine(*groups: str, meanwhile: Callable[[], object] = bool, removing: str = ":") -> None:
+        names = " ".join(f"procgroup-{group}-web-0" for group in groups)
+        path = program(
+            path_directory, "docker", f'case $1 in ps) echo "{names}";; rm) {removing};; esac'
+        )
+        monkeypatch.setattr(containers, "_found", {os.environ["PATH"]: [str(path)]})
+        ask = containers._ask
+
+        def asked(command: list[str]) -> subprocess.CompletedProcess[str]:
+            meanwhile()
+            return ask(command)
+
+        monkeypatch.setattr(containers, "_ask", asked)
+
+    yield registry, engine
+    registry.close()
+
+
+Strays = tuple[Registry, Callable[..., None]]
+
+
+def test_containers_of_a_group_that_is_launched_meanwhile_are_spared(
+    strays: Strays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry, engine = strays
+    monkeypatch.setattr("procgroup.registry._new_id", lambda: "fresh")
+
+    def launched() -> None:
+        if not registry.groups():
+            registry.register("x", "x.yaml", Owner.of(os.getpid()), [])
+
+    engine("fresh", "lost", meanwhile=launched)
+    assert containers.remove_strays(registry) == ["procgroup-lost-web-0"]
+    registry.release("fresh")
+
+
+def test_containers_of_a_live_group_that_the_registry_has_lost_are_spared(
+    strays: Strays,
+) -> None:
+    registry, engine = strays
+    directory = registry.state_dir / "groups" / "alive"
+    directory.mkdir(parents=True)
+    keeper = {"pid": os.getpid(), "started": processes.started(os.getpid())}
+    (directory / "group.json").write_text(json.dumps({"format": 1, "keeper": keeper}))
+    engine("alive", "lost")
+    assert containers.remove_strays(registry) == ["procgroup-lost-web-0"]
+    shutil.rmtree(directory)
+
+
+def test_an_engine_that_does_not_remove_is_reported(strays: Strays) -> None:
+    registry, engine = strays
+    engine("lost", removing="echo no >&2; exit 1")
+    with pytest.raises(ProcgroupError, match=r"docker rm .* procgroup-lost-web-0: no"):
+        containers.remove_strays(registry)
 
 
 @pytest.mark.parametrize(

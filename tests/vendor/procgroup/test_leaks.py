@@ -752,6 +752,26 @@ def test_cleanup_runs_for_a_group_whose_keeper_and_warden_were_killed(
     assert len(cleaned()) == 1
 
 
+def test_a_cleanup_that_fails_is_said_and_tried_again(
+    launch: Launch,
+    fresh_state: State,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The group stays known until what it has outside of its processes is gone."""
+    works = tmp_path / "works"
+    command = ["/bin/sh", "-c", f"test -e {works} || ! echo broken >&2"]
+    roles = {"a": {"replicas": [{"replica": 0, "cleanup": command}]}}
+    row = stale_group(fresh_state, json.dumps({"format": 1, "roles": roles}))
+    launch(PAIR).stop()
+    assert ": broken; `procgroup gc --all` tries again" in capfd.readouterr().err
+    registry = Registry(fresh_state.directory)
+    assert [each.id for each in registry.groups()] == [row.id]
+    works.touch()
+    assert [each.id for each in sweep(registry, kept=True)] == [row.id]
+    registry.close()
+
+
 def test_exit_without_stop_leaves_nothing(state: State, supervisor: str) -> None:
     code = (
         f"from procgroup import ProcessGroup; ProcessGroup.launch({str(PAIR)!r}, "

@@ -594,8 +594,7 @@ def _gc(options: argparse.Namespace) -> int:
         print(f"{row.id} ({row.name}): removed")
     for directory in remove_strays(registry):
         print(f"{directory}: removed (not in the registry)")
-    known = [row.id for row in registry.groups()]
-    for name in containers.remove_strays(str(registry.state_dir), known):
+    for name in containers.remove_strays(registry):
         print(f"{name}: removed (a container that is not in the registry)")
     return 0
 

@@ -19,6 +19,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from procgroup.registry import Registry
+
 GROUP_LABEL = "procgroup.group"
 ROLE_LABEL = "procgroup.role"
 STATE_LABEL = "procgroup.state"
@@ -123,22 +125,36 @@ def thaw_command(engine: list[str], name: str) -> list[str]:
     return [*engine, "unpause", name]
 
 
-def remove_strays(state_dir: str, known: Iterable[str]) -> list[str]:
-    """Remove containers of groups of this state directory that are not `known`; their names.
+def remove_strays(registry: Registry) -> list[str]:
+    """Remove containers of groups that the registry does not know and no keeper keeps; their names.
 
-    For what even the sweep cannot know, such as groups of a registry that was damaged.
+    For what even the sweep cannot know, such as groups of a registry that was damaged. Raises
+    ProcgroupError when the engine does not remove them.
     """
+    from procgroup.sweep import group_document, keeper_alive
+
     try:
         engine = find_engine()
         listed = _ask(
-            [*engine, "ps", "--all", "--filter", f"label={STATE_LABEL}={state_dir}",
+            [*engine, "ps", "--all", "--filter", f"label={STATE_LABEL}={registry.state_dir}",
              "--format", "{" + "{.Names}}"]
         )  # fmt: skip
     except (ProcgroupError, OSError, subprocess.TimeoutExpired):
         return []
-    prefixes = tuple(f"procgroup-{group}-" for group in known)
-    names = [name for name in listed.stdout.split() if not name.startswith(prefixes)]
-    if listed.returncode == 0 and names:
-        _ask(remove_command(engine, *names))
-        return names
-    return []
+    # Read after the engine was asked: a group is registered before it has a container.
+    known = {row.id for row in registry.groups()}
+    names = []
+    for name in listed.stdout.split() if listed.returncode == 0 else ():
+        group = name.removeprefix("procgroup-").partition("-")[0]
+        directory = str(registry.state_dir / "groups" / group)
+        if group not in known and not keeper_alive(group_document(directory)):
+            names.append(name)
+    if names:
+        command = remove_command(engine, *names)
+        try:
+            removed = _ask(command)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise ProcgroupError(f"{shlex.join(command)}: {error}") from error
+        if removed.returncode:
+            raise ProcgroupError(f"{shlex.join(command)}: {removed.stderr.strip()}")
+    return names

@@ -18,7 +18,7 @@ from procgroup.registry import KEEP_FAILED, GroupRow, Registry, current_boot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Mapping
     from typing import Any
 
 
@@ -49,52 +49,72 @@ def keeper_alive(document: dict[str, Any]) -> bool:
     return bool(keeper) and processes.alive(keeper["pid"], keeper["started"])
 
 
-def clean_up(documents: Iterable[dict[str, Any]]) -> None:
-    """Run the `cleanup` of each role as group.json names it, all at once, within their limit."""
+def clean_up(documents: Mapping[str, dict[str, Any]]) -> set[str]:
+    """Run the `cleanup` of each role as group.json names it, all at once, within their limit.
+
+    The ids of the groups with one that failed, which is said on standard error.
+    """
     wanted = [
-        replica["cleanup"]
-        for document in documents
+        (group, replica["cleanup"])
+        for group, document in documents.items()
         for role in document.get("roles", {}).values()
         for replica in role.get("replicas", [])
         if replica.get("cleanup")
     ]
+    failed: set[str] = set()
     if not wanted:
-        return
+        return failed
     import subprocess
+    import tempfile
+
+    def complain(group: str, command: list[str], problem: str) -> None:
+        failed.add(group)
+        _warn(f"{' '.join(command)}: {problem}")
 
     running = []
-    for command in wanted:
-        with contextlib.suppress(OSError):  # the program is gone: nothing can be done
-            running.append(
-                subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    start_new_session=True,
-                )
+    for group, command in wanted:
+        try:
+            # A file, since what the command leaves running may hold a pipe open.
+            errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed below
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                start_new_session=True,
             )
+        except OSError as error:
+            complain(group, command, str(error))
+        else:
+            running.append((group, command, process, errors))
     ends = time.monotonic() + processes.CLEANUP_LIMIT
-    for process in running:
+    for group, command, process, errors in running:
         try:
             process.wait(max(0.0, ends - time.monotonic()))
         except subprocess.TimeoutExpired:
             processes.send_group(process.pid, signal.SIGKILL)
             process.wait()
+        with errors:
+            errors.seek(0)
+            said = errors.read().decode(errors="replace").strip()
+        if process.returncode and "no such container" not in said.lower():
+            complain(group, command, said or f"ended with {process.returncode}")
+    return failed
 
 
-def clear_groups(groups: Mapping[str, str], *, earlier: Collection[str] = ()) -> None:
+def clear_groups(groups: Mapping[str, str], *, earlier: Collection[str] = ()) -> set[str]:
     """End what provably belongs to groups without keeper, and what they have outside of their tree.
 
     `groups` are directories by id; those of an `earlier` boot have no processes any more. All are
-    looked for in one walk through the machine's processes.
+    looked for in one walk through the machine's processes. The ids of those of which something is
+    left.
     """
     documents = {group: group_document(directory) for group, directory in groups.items()}
     recent = {group: directory for group, directory in groups.items() if group not in earlier}
     if recent:
         recorded = [each for group in recent for each in recorded_processes(documents[group])]
         processes.kill_members(recent, recorded)
-    clean_up(documents.values())
+    return clean_up(documents)
 
 
 def remove_groups(groups: Mapping[str, str], *, earlier: Collection[str] = ()) -> set[str]:
@@ -102,9 +122,10 @@ def remove_groups(groups: Mapping[str, str], *, earlier: Collection[str] = ()) -
 
     Each for itself: what is wrong with one is said on standard error, and is no other's trouble.
     """
-    clear_groups(groups, earlier=earlier)
-    left = set()
+    left = clear_groups(groups, earlier=earlier)
     for group, directory in groups.items():
+        if group in left:
+            continue  # its group.json says how to remove the rest
         try:
             processes.remove_tree(directory)
         except OSError as error:
