@@ -27,6 +27,7 @@ from procgroup import (
     UnknownGroup,
     processes,
 )
+from procgroup.channel import connect_unix
 from procgroup.programs import find_program
 
 from .conftest import (
@@ -519,6 +520,15 @@ def test_attach_by_id_prefix_name_and_path(launch: Launch) -> None:
         other.stop()
     with pytest.raises(GroupLost):
         _ = group["worker"].pid
+
+
+@pytest.mark.parametrize("nonsense", [b"hello\n", b"[]\n", b"1\n", b"\xff\n", b"[" * 60000 + b"\n"])
+def test_who_talks_nonsense_to_a_group_is_hung_up_on(launch: Launch, nonsense: bytes) -> None:
+    group = launch(PAIR)
+    with connect_unix(str(group.directory / "control"), PATIENCE) as connection:
+        connection.sendall(nonsense)
+        assert connection.recv(1) == b""
+    assert group["worker"].running
 
 
 def test_groups_live_side_by_side(launch: Launch) -> None:

@@ -39,7 +39,7 @@ class Channel:
         return True
 
     def receive(self) -> list[Message]:
-        """The messages that one read completes; sets `closed` at end of file."""
+        """The messages that one read completes; sets `closed` at end of file, and at nonsense."""
         try:
             data = self.connection.recv(65536)
         except (BlockingIOError, InterruptedError):
@@ -52,7 +52,14 @@ class Channel:
         self._received += data
         *lines, rest = self._received.split(b"\n")
         self._received = bytearray(rest)
-        return [json.loads(line) for line in lines if line]
+        try:
+            messages = [json.loads(line) for line in lines if line]
+        except (ValueError, RecursionError):
+            messages = [None]
+        if not all(isinstance(message, dict) for message in messages):
+            self.closed = True
+            return []
+        return messages
 
     def close(self) -> None:
         self.closed = True
