@@ -299,6 +299,80 @@ def test_crash_loop_later_ends_in_failed_and_start_tries_again(
     assert group["a"].state == "ready"
 
 
+def test_restart_reports_a_crash_loop(launch: Launch, write: Write, tmp_path: Path) -> None:
+    (tmp_path / "good").touch()
+    script = f"test -e {tmp_path}/good || exit 1; echo up; exec sleep 1000"
+    group = launch(write(shell(script, "    ready: {log: up}\n")))
+    (tmp_path / "good").unlink()
+    with pytest.raises(NotReady, match=r"(?s)restart of a.0: .*\(crash loop\).*exited with"):
+        group["a"].restart(timeout=10 * PATIENCE)
+
+
+def test_a_slow_start_that_fails_is_a_crash_loop_too(write: Write, state: State) -> None:
+    """A life that was long but came to nothing is no healthy one."""
+    path = write(shell("sleep 1.05; exit 1", "    ready: {log: never}\n"))
+    with pytest.raises(LaunchError, match="gave up after a row of crashes"):
+        ProcessGroup.launch(path, supervisor="builtin", timeout=10 * PATIENCE)
+    clear_kept(state)
+
+
+STUBBORN = "trap '' TERM; echo up; while :; do sleep 0.01; done"
+
+
+def test_a_stop_may_take_as_long_as_the_role_may(
+    launch: Launch, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(shell(STUBBORN, "    ready: {log: up}\n    stop_timeout: 700\n"))
+    group = launch(path)
+    with pytest.raises(NotReady, match=r"stop of a.0: a.0 has not stopped after .*\(timeout\)"):
+        group["a"].stop(timeout=0.1)
+    limits: list[float] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(group, "_call", lambda *_, **given: limits.append(given["timeout"]))
+        group["a"].stop()
+        group["a"].restart()
+    assert min(limits) > 700
+    group["a"].kill()
+    wait_until(lambda: group["a"].state == "stopped", "the end that was asked for")
+
+
+def test_a_stop_ends_a_restart_that_waits(launch: Launch, write: Write) -> None:
+    group = launch(write(shell(STUBBORN, "    ready: {log: up}\n    stop_timeout: 1000\n")))
+    role = group["a"]
+    ended: list[BaseException] = []
+
+    def restart() -> None:
+        try:
+            with ProcessGroup.attach(group.id) as other:
+                other["a"].restart()
+        except NotReady as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=restart)
+    thread.start()
+    wait_until(lambda: role.state == "stopping", "it is being restarted")
+    with pytest.raises(NotReady, match="timeout"):
+        role.stop(timeout=0.01)
+    role.kill()
+    thread.join(PATIENCE)
+    assert role.state == "stopped"
+    assert "(stopped)" in str(ended)
+
+
+def test_a_start_ends_a_stop_that_waits(launch: Launch, write: Write) -> None:
+    group = launch(write(shell(STUBBORN, "    ready: {log: up}\n    stop_timeout: 1000\n")))
+    role = group["a"]
+    with pytest.raises(NotReady, match="timeout"):
+        role.stop(timeout=0.01)
+    with pytest.raises(NotReady, match="timeout"):
+        role.start(timeout=0.01)
+    before = role.pid
+    role.kill()
+    role.wait_ready()
+    assert role.pid != before
+    assert role.status()["restarts"] == 0, "it was asked to end"
+
+
 def test_never_ready_names_command_time_and_log(launch: Launch, write: Write, state: State) -> None:
     script = r"printf '\033[31mred\033[0m \001\377 binary\n'; exec sleep 1000"
     path = write(shell(script, "    ports: [web]\n    ready: {tcp: web}\n"))

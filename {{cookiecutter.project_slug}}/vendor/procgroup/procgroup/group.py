@@ -183,20 +183,24 @@ class Role(RoleInfo):
         pid = self.pid
         return [] if pid is None else processes.descendants(pid)
 
-    def stop(self, timeout: float = 60.0) -> None:
+    def stop(self, timeout: float | None = None) -> None:
         """Signal the whole process group (`stop_signal`), SIGKILL it after `stop_timeout`.
 
-        Returns when it is gone; it stays down until `start`.
+        Returns when it is gone; it stays down until `start`. Raises NotReady after `timeout` seconds,
+        by default a minute more than the group's roles may take to stop.
         """
-        self._control("stop", timeout)
+        self._control("stop", self._limit(timeout))
 
     def start(self, timeout: float = 30.0) -> None:
         """Start a stopped or given-up role and wait until it is ready. Raises NotReady."""
         self._control("start", timeout)
 
-    def restart(self, timeout: float = 60.0) -> None:
+    def restart(self, timeout: float | None = None) -> None:
         """`stop`, then `start`: returns when the role is ready again, on the same ports."""
-        self._control("restart", timeout)
+        self._control("restart", self._limit(timeout))
+
+    def _limit(self, timeout: float | None) -> float:
+        return self._group._stop_timeout + 60.0 if timeout is None else timeout
 
     def kill(self, timeout: float = 30.0) -> None:
         """SIGKILL the main process; returns when it is dead. The supervisor starts it again."""
@@ -230,7 +234,7 @@ class Role(RoleInfo):
         except _Refused as refusal:
             waited = time.monotonic() - began
             described = [
-                describe(self, report, refusal.text, waited)
+                describe(self, report, refusal.text, waited, _MISSED.get(call, "is not ready"))
                 for report in refusal.roles
                 if report["role"] == self.name and report["replica"] == self.replica
             ]
@@ -238,7 +242,16 @@ class Role(RoleInfo):
             raise NotReady(f"{call} of {self.label}: {problem}") from None
 
 
-def describe(role: RoleInfo, report: Mapping[str, Any], reason: str, waited: float) -> str:
+_MISSED = {"stop": "has not stopped", "kill": "is not dead"}
+
+
+def describe(
+    role: RoleInfo,
+    report: Mapping[str, Any],
+    reason: str,
+    waited: float,
+    missed: str = "is not ready",
+) -> str:
     """A role's trouble for a person: state, command, exit status, log tail."""
     import shlex
 
@@ -247,9 +260,10 @@ def describe(role: RoleInfo, report: Mapping[str, Any], reason: str, waited: flo
         "back-off": "crashed, waiting for its next start",
         "waiting": "waits for the roles it needs",
         "starting": "runs, but is not ready",
+        "stopping": "has its stop signal, and time to obey",
     }
     state = states.get(report["state"], str(report["state"]))
-    text = f"{role.label} is not ready after {waited:.2f} s ({reason}): {state}\n"
+    text = f"{role.label} {missed} after {waited:.2f} s ({reason}): {state}\n"
     text += f"  command: {shlex.join(role.command)}\n"
     if report.get("problem"):
         text += f"  problem: {report['problem']}\n"

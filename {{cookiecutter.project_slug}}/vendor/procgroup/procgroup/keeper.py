@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-# Pauses before the n-th restart in a row of a role that did not live for a second. The first is
-# none: a test that kills a role wants it back at once.
+# Pauses before the n-th restart in a row of a role that did not get ready and live for a second. The
+# first is none: a test that kills a role wants it back at once.
 BACK_OFF = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
-HEALTHY_AFTER = 1.0  # seconds of life that end a row of crashes
+HEALTHY_AFTER = 1.0  # seconds of life that end a row of crashes, of a role that got ready
 WRITE_AGAIN = 1.0  # seconds until group.json, which could not be written, is tried again
 
 
@@ -86,11 +86,12 @@ class KeptRole:
         """Want the role to run, forgiving earlier crashes."""
         self.wanted = True
         self._deliberate = False
-        if self._cleaner is not None:
-            self._become("back-off")  # it begins when all is clean
-        elif self.state in ("stopped", "failed", "back-off"):
+        if self.state in ("stopped", "failed", "back-off", "stopping"):
             self.crashes = 0
-            self._begin()
+            if self._cleaner is not None:
+                self._become("back-off")  # it begins when all is clean
+            elif self.state != "stopping":  # else it begins when it has ended
+                self._begin()
 
     def stop(self) -> None:
         """Signal the whole process group, and kill it when its patience ends."""
@@ -198,9 +199,9 @@ class KeptRole:
         self._deadline = None
         if group is not None:
             self.keeper.clear_leftovers(self, group)
-        if self.wanted:
+        if self.wanted and self.state != "stopping":  # else it ended because it was told to
             self.restarts += 1
-            healthy = self._deliberate or lived >= HEALTHY_AFTER
+            healthy = self._deliberate or (self._was_ready and lived >= HEALTHY_AFTER)
             self.crashes = 0 if healthy else self.crashes + 1
         if self.plan["cleanup"]:
             self._become("back-off" if self.wanted else "stopping")
@@ -509,8 +510,6 @@ class Keeper:
         if self.dirty or (self._write_again is not None and now >= self._write_again):
             self._write_document()
         self._answer(now)
-        if self._snapshot() != before:
-            return 0.0  # an answer's condition may have moved a role on, as a restart does
         if self.stale and not self._waiters:
             self._write_document()
         due += [waiter.deadline for waiter in self._waiters if waiter.deadline is not None]
@@ -608,27 +607,19 @@ class Keeper:
                 return "crash loop"
             return "stopped" if role.state == "stopped" and not role.wanted else None
 
+        def started() -> str | None:
+            return "started again" if role.wanted else None
+
         failure = no_failure
         condition: Callable[[], bool] = lambda: True  # noqa: E731
         if call == "stop":
             role.stop()
-            condition = lambda: role.state == "stopped"  # noqa: E731
-        elif call == "start":
+            failure, condition = started, lambda: role.state == "stopped"
+        elif call in ("start", "restart"):
+            if call == "restart":
+                role.stop()
             role.start()
             failure, condition = crashed, lambda: role.state == "ready"
-        elif call == "restart":
-            role.stop()
-            failure = no_failure
-            begun = False
-
-            def restarted() -> bool:
-                nonlocal begun
-                if not begun and role.state == "stopped":
-                    begun = True
-                    role.start()
-                return begun and role.state == "ready"
-
-            condition = restarted
         elif call == "kill":
             dying = role.pid
             role.kill()
