@@ -181,6 +181,36 @@ def test_kill_9_of_keeper_and_warden_is_cleared_by_the_launchers_own_stop(
     state.expect_nothing_left()
 
 
+@pytest.mark.parametrize("sweeper", ["gc", "up", "the same process"])
+def test_kill_9_of_keeper_and_warden_is_swept_though_the_launcher_lives(
+    launch: Launch, launcher: StartLauncher, state: State, sweeper: str
+) -> None:
+    spared = launcher(FAMILY)
+    if sweeper == "the same process":
+        group = launch(FAMILY)
+        directory = group.directory
+        keeper = json.loads(group.file.read_text())["keeper"]["pid"]
+        facts = {"keeper": keeper, "warden": processes.parents()[keeper]}
+    else:
+        facts = launcher(FAMILY).facts
+        directory = Path(facts["directory"])
+    pids = descendants_in(str(directory))
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for name in ("keeper", "warden"):
+            os.kill(facts[name], number)
+    wait_until(lambda: not alive(facts["keeper"]) and not alive(facts["warden"]), "both are dead")
+    if sweeper == "gc":
+        sweep_now(state)
+    elif sweeper == "up":
+        wardens.close_all(PATIENCE)  # as in a process that has launched nothing yet
+        launch(PAIR).stop()
+    else:
+        launch(PAIR).stop()
+    assert not any(map(alive, pids))
+    assert not directory.exists()
+    assert alive(spared.facts["keeper"])
+
+
 def test_kill_9_of_runsv_starts_no_second_copy(launch: Launch, supervisor: str) -> None:
     if supervisor != "runit":
         pytest.skip("the built-in supervisor has no runsv")

@@ -397,7 +397,7 @@ class ProcessGroup:
 
         with _lock:
             registry = _registry(state)
-            sweep(registry)
+            sweep(registry, keepers=wardens.one_is_lost(state))
             group_id, ports = registry.register(
                 blueprint.name, str(blueprint.file), _this_owner(), port_requests(blueprint)
             )

@@ -542,12 +542,12 @@ class Keeper:
         for channel, message in answers:
             channel.send(message)
 
-    def _write_document(self) -> None:
+    def _write_document(self, *, last: bool = False) -> None:
         self.dirty = self.stale = False
         if not self.plan:
             return
         document = self.plan["document"]
-        document["keeper"] = {"pid": os.getpid(), "started": self._token}
+        document["keeper"] = None if last else {"pid": os.getpid(), "started": self._token}
         for role in document["roles"].values():
             role["replicas"] = []
         for kept in self.roles:
@@ -769,7 +769,7 @@ class Keeper:
             else:
                 for role in self.roles:
                     role.state, role.pid, role.start_token = "stopped", None, None
-                self._write_document()
+                self._write_document(last=True)
             if self.plan["detach"]:
                 self._release(document["state_dir"], document["id"])
         if self._after_end is not None:

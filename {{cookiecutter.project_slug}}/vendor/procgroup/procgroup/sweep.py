@@ -1,7 +1,8 @@
 """Clearing away what dead owners left: the last line of defence, run at every launch.
 
 A group is swept when its owner is provably gone (other boot, or no process with that pid and
-start time) and no keeper of it lives. Each step is idempotent, so two sweepers may race.
+start time) and no keeper of it lives, or when its recorded keeper is provably gone, whoever owns it.
+Each step is idempotent, so two sweepers may race.
 """
 
 from __future__ import annotations
@@ -139,11 +140,12 @@ def _warn(text: str) -> None:
         print(f"procgroup: {text}; `procgroup gc --all` tries again", file=sys.stderr)
 
 
-def sweep(registry: Registry, *, kept: bool = False) -> list[GroupRow]:
+def sweep(registry: Registry, *, kept: bool = False, keepers: bool = True) -> list[GroupRow]:
     """Remove every dead group of the registry; the groups removed.
 
     Directories of failed runs go when they are `KEEP_FAILED` old, or all of them with `kept`. A group
-    that cannot be removed is treated as one of these, and no launch meets it again at once.
+    that cannot be removed is treated as one of these, and no launch meets it again at once. Without
+    `keepers`, no group.json is read whose group's owner lives.
     """
     dead = []
     verdicts: dict[tuple[int, str, str, str], bool | None] = {}
@@ -154,10 +156,14 @@ def sweep(registry: Registry, *, kept: bool = False) -> list[GroupRow]:
         else:
             if row.owner not in verdicts:
                 verdicts[row.owner] = row.owner_alive()
-            if verdicts[row.owner] is not False:
+            alive = verdicts[row.owner]
+            if alive is None or (alive and not keepers):
                 continue
-            if keeper_alive(group_document(row.directory)):
-                continue  # it is taking the group down at this moment
+            document = group_document(row.directory)
+            if keeper_alive(document):
+                continue  # and takes the group down at this moment, should the owner be gone
+            if alive and not document.get("keeper"):
+                continue  # it has yet to begin, or has ended in good order
         dead.append(row)
     if dead:
         earlier = {row.id for row in dead if row.owner.boot != current_boot()}

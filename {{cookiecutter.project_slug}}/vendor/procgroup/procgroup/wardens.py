@@ -83,6 +83,7 @@ class Warden:
             )
         self.socket = ours
         self.detached = False
+        self.seen: set[int] | None = None  # by `one_is_lost`
 
     def changes(self) -> dict[str, str | None]:
         """What this process's environment has become since; None: no such variable any more."""
@@ -264,6 +265,19 @@ def _usable(state_dir: Path, modules: tuple[str, ...]) -> WarmWarden | None:
     else:
         _retire(warden)
     return warden if usable else None
+
+
+def one_is_lost(state_dir: Path) -> bool:
+    """Whether a warden of this process has ended since this was last asked; True the first time."""
+    with _lock:
+        every = (*_plain.values(), *_warm.values(), *_retired)
+        running = {warden.process.pid for warden in every if warden.alive()}
+        plain = _plain.get(state_dir)
+        if plain is None:
+            return True
+        lost = plain.seen is None or not plain.seen <= running
+        plain.seen = running
+        return lost
 
 
 def warm_up(state_dir: Path, modules: tuple[str, ...]) -> None:
