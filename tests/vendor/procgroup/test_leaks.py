@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -345,6 +346,29 @@ def test_groups_of_another_container_are_left_alone(state: State) -> None:
     sweep_now(state)
     assert [row.id for row in registry.groups()] == [group]
     registry.release(group)
+    registry.close()
+
+
+def test_a_group_of_another_container_goes_on_demand_when_nobody_serves_it(state: State) -> None:
+    registry = Registry(state.directory)
+    elsewhere = Owner.of(os.getpid())._replace(namespace="pid:[1]")
+    rows = {}
+    for name in ("served", "deserted", "begun"):
+        group, _ = registry.register(name, "none.yaml", elsewhere, [])
+        rows[name] = state.directory / "groups" / group
+        rows[name].mkdir(parents=True)
+    with contextlib.chdir(rows["deserted"]), socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("control")
+        listener.listen()
+    with contextlib.chdir(rows["served"]), socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("control")
+        listener.listen()
+        assert sweep(registry) == []
+        assert [row.name for row in sweep(registry, kept=True)] == ["deserted"]
+    assert not rows["deserted"].exists()
+    assert [row.name for row in sweep(registry, kept=True)] == ["served"]
+    registry.release(rows["begun"].name)
+    rows["begun"].rmdir()
     registry.close()
 
 

@@ -485,7 +485,8 @@ class ProcessGroup:
             connection = connect_unix(document["control"], 5.0)
         except OSError as error:
             raise GroupLost(
-                f"the group {document['id']} does not run: its keeper does not answer ({error})"
+                f"the group {document['id']} does not run: its keeper does not answer ({error}); "
+                "`procgroup gc --all` removes what it left"
             ) from error
         return cls(document, _Connection(connection), owned=False)
 

@@ -15,6 +15,7 @@ import sys
 import time
 
 from procgroup import processes
+from procgroup.channel import connect_unix
 from procgroup.registry import KEEP_FAILED, GroupRow, Registry, current_boot
 
 TYPE_CHECKING = False
@@ -48,6 +49,20 @@ def keeper_alive(document: dict[str, Any]) -> bool:
     """Whether the group's keeper still runs."""
     keeper = document.get("keeper") or {}
     return bool(keeper) and processes.alive(keeper["pid"], keeper["started"])
+
+
+def served(directory: str) -> bool | None:
+    """Whether a keeper serves the group, in whatever container it runs: its `control` is listened on.
+
+    None when that cannot be known.
+    """
+    try:
+        connect_unix(os.path.join(directory, "control"), 1.0).close()
+    except ConnectionRefusedError:
+        return False
+    except OSError:
+        return None
+    return True
 
 
 def clean_up(documents: Mapping[str, dict[str, Any]]) -> set[str]:
@@ -103,27 +118,36 @@ def clean_up(documents: Mapping[str, dict[str, Any]]) -> set[str]:
     return failed
 
 
-def clear_groups(groups: Mapping[str, str], *, earlier: Collection[str] = ()) -> set[str]:
+def clear_groups(
+    groups: Mapping[str, str], *, earlier: Collection[str] = (), elsewhere: Collection[str] = ()
+) -> set[str]:
     """End what provably belongs to groups without keeper, and what they have outside of their tree.
 
-    `groups` are directories by id; those of an `earlier` boot have no processes any more. All are
-    looked for in one walk through the machine's processes. The ids of those of which something is
-    left.
+    `groups` are directories by id; those of an `earlier` boot have no processes any more, and pids
+    that one from `elsewhere`, another container, has recorded mean nothing here. All are looked for
+    in one walk through the machine's processes. The ids of those of which something is left.
     """
     documents = {group: group_document(directory) for group, directory in groups.items()}
     recent = {group: directory for group, directory in groups.items() if group not in earlier}
     if recent:
-        recorded = [each for group in recent for each in recorded_processes(documents[group])]
+        recorded = [
+            each
+            for group in recent
+            if group not in elsewhere
+            for each in recorded_processes(documents[group])
+        ]
         processes.kill_members(recent, recorded)
     return clean_up(documents)
 
 
-def remove_groups(groups: Mapping[str, str], *, earlier: Collection[str] = ()) -> set[str]:
+def remove_groups(
+    groups: Mapping[str, str], *, earlier: Collection[str] = (), elsewhere: Collection[str] = ()
+) -> set[str]:
     """`clear_groups`, and remove their directories; the ids of those of which something is left.
 
     Each for itself: what is wrong with one is said on standard error, and is no other's trouble.
     """
-    left = clear_groups(groups, earlier=earlier)
+    left = clear_groups(groups, earlier=earlier, elsewhere=elsewhere)
     for group, directory in groups.items():
         if group in left:
             continue  # its group.json says how to remove the rest
@@ -144,8 +168,9 @@ def sweep(registry: Registry, *, kept: bool = False, keepers: bool = True) -> li
     """Remove every dead group of the registry; the groups removed.
 
     Directories of failed runs go when they are `KEEP_FAILED` old, or all of them with `kept`. A group
-    that cannot be removed is treated as one of these, and no launch meets it again at once. Without
-    `keepers`, no group.json is read whose group's owner lives.
+    that cannot be removed is treated as one of these, and no launch meets it again at once. Those of
+    other containers that no keeper serves go with `kept`, too. Without `keepers`, no group.json is
+    read whose group's owner lives.
     """
     dead = []
     verdicts: dict[tuple[int, str, str, str], bool | None] = {}
@@ -157,7 +182,11 @@ def sweep(registry: Registry, *, kept: bool = False, keepers: bool = True) -> li
             if row.owner not in verdicts:
                 verdicts[row.owner] = row.owner_alive()
             alive = verdicts[row.owner]
-            if alive is None or (alive and not keepers):
+            if alive is None:
+                if kept and served(row.directory) is False:
+                    dead.append(row)
+                continue
+            if alive and not keepers:
                 continue
             document = group_document(row.directory)
             if keeper_alive(document):
@@ -167,7 +196,10 @@ def sweep(registry: Registry, *, kept: bool = False, keepers: bool = True) -> li
         dead.append(row)
     if dead:
         earlier = {row.id for row in dead if row.owner.boot != current_boot()}
-        left = remove_groups({row.id: row.directory for row in dead}, earlier=earlier)
+        elsewhere = {row.id for row in dead if row.owner.namespace != processes.pid_namespace()}
+        left = remove_groups(
+            {row.id: row.directory for row in dead}, earlier=earlier, elsewhere=elsewhere
+        )
         for group in left:
             registry.keep(group)
         dead = [row for row in dead if row.id not in left]
@@ -192,7 +224,7 @@ def remove_strays(registry: Registry) -> list[str]:
     for entry in entries:
         document = group_document(entry.path)
         young = time.time() - entry.stat(follow_symlinks=False).st_mtime < _YOUNG
-        if entry.path in known or young or keeper_alive(document):
+        if entry.path in known or young or keeper_alive(document) or served(entry.path):
             continue
         strays[entry.name] = entry.path
     left = remove_groups(strays) if strays else set()
