@@ -889,6 +889,33 @@ def test_a_damaged_registry_is_set_aside(
     assert list(fresh_state.directory.glob("registry.sqlite3.damaged-*"))
 
 
+def test_living_groups_are_registered_anew_when_the_registry_was_damaged(
+    launcher: StartLauncher, fresh_state: State, capfd: pytest.CaptureFixture[str]
+) -> None:
+    one = launcher(PAIR)
+    stale_group(fresh_state)  # an old one stays lost
+    path = fresh_state.directory / "registry.sqlite3"
+    for suffix in ("-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+    path.write_bytes(b"not a database" * 100)
+    registry = Registry(fresh_state.directory)
+    assert "is damaged" in capfd.readouterr().err
+    (row,) = registry.groups()
+    assert (row.id, row.name, row.directory) == (one.facts["id"], "pair", one.facts["directory"])
+    assert row.blueprint == str(PAIR)
+    assert row.owner.pid == one.facts["keeper"]
+    ((port, request),) = registry.ports(row.id)
+    assert (port, *request) == (*one.facts["ports"], "queue", 0, "redis")
+    assert sweep(registry) == []
+    with ProcessGroup.attach(row.id) as group:
+        assert group["worker"].running
+    one.kill()
+    fresh_state.expect_no_process()
+    wait_until(lambda: registry.groups() == [], "it is deregistered as ever")
+    registry.close()
+    shutil.rmtree(fresh_state.directory / "groups")
+
+
 def test_registry_of_a_newer_version_is_refused(fresh_state: State) -> None:
     Registry(fresh_state.directory).close()
     with sqlite3.connect(fresh_state.directory / "registry.sqlite3") as database:

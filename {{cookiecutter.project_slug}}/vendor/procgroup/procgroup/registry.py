@@ -206,6 +206,9 @@ class Registry:
             if database.execute("PRAGMA user_version").fetchone()[0] == 0:
                 for statement in _SCHEMA.split(";"):
                     database.execute(statement)
+                from procgroup.sweep import enter_living
+
+                enter_living(database, self.state_dir)  # those of a file that was set aside
                 database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             database.execute("COMMIT")
         self._check_version(database)

@@ -20,7 +20,9 @@ from procgroup.registry import KEEP_FAILED, GroupRow, Registry, current_boot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Collection, Mapping
+    from pathlib import Path
     from typing import Any
 
 
@@ -205,6 +207,40 @@ def sweep(registry: Registry, *, kept: bool = False, keepers: bool = True) -> li
         dead = [row for row in dead if row.id not in left]
         registry.release(*(row.id for row in dead))
     return dead
+
+
+def enter_living(database: sqlite3.Connection, state_dir: Path) -> None:
+    """Enter the groups whose keepers live, by their group.json, into a registry that is new.
+
+    From then on their keepers own them: that those live is what can be proven.
+    """
+    try:
+        entries = list(os.scandir(state_dir / "groups"))
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        document = group_document(entry.path)
+        if not keeper_alive(document):
+            continue
+        database.execute(
+            "INSERT INTO groups (id, name, blueprint, directory, owner_pid, owner_started,"
+            " boot, namespace, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *(document[key] for key in ("id", "name", "blueprint", "directory")),
+                *(document["keeper"][key] for key in ("pid", "started")),
+                *(current_boot(), processes.pid_namespace(), document["created"]),
+            ),
+        )
+        database.executemany(
+            "INSERT OR IGNORE INTO ports (port, group_id, role, replica, name)"
+            " VALUES (?, ?, ?, ?, ?)",
+            [
+                (port, document["id"], role, replica["replica"], name)
+                for role, described in document["roles"].items()
+                for replica in described["replicas"]
+                for name, port in replica["ports"].items()
+            ],
+        )
 
 
 _YOUNG = 60.0  # seconds: a directory this new may belong to a launch that is under way
