@@ -540,14 +540,16 @@ class ProcessGroup:
             self._connection.close()
             with _lock:
                 registry = _registry(self.state_dir)
-                if self.directory.exists():  # it is wanted, or could not be removed
+                if self.failed and self.directory.exists():
                     registry.keep(self.id)
                 else:
                     registry.release(self.id)
 
     def _end(self, graceful: bool) -> None:
         limit = self._stop_timeout + 2 * _SLACK
-        self._call("teardown", limit, graceful=graceful, keep=self.failed)
+        ended = self._call("teardown", limit, graceful=graceful, keep=self.failed)
+        if ended and ended["kept"]:  # an older keeper says nothing
+            self.failed = True  # its directory may be one that could not be removed
         self._connection.wait_closed(_SLACK)
 
     def _clear_after_lost_keeper(self) -> None:
@@ -561,8 +563,8 @@ class ProcessGroup:
             processes.send(document["keeper"]["pid"], signal.SIGKILL)
         if self.failed:
             clear_groups({self.id: directory})
-        else:
-            remove_groups({self.id: directory})
+        elif remove_groups({self.id: directory}):
+            self.failed = True  # what is left of it stays known
 
     def close(self) -> None:
         """Stop a group that this process launched; disconnect from any other."""

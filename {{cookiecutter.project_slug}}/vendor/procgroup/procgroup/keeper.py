@@ -774,7 +774,7 @@ class Keeper:
                 self._release(document["state_dir"], document["id"])
         if self._after_end is not None:
             channel, number = self._after_end
-            channel.send({"id": number, "result": None})
+            channel.send({"id": number, "result": {"kept": not self._remove}})
 
     def _clean_up(self) -> None:
         """Run every role's `cleanup`, all at once, and wait for them within their limit.
