@@ -232,6 +232,15 @@ MISTAKES = [
     ),
     (f"name: x\nroles: {'[' * 5000}{']' * 5000}", r"group.yaml: not a blueprint: it is nested too"),
     ("name: x\nroles: {1: {binary: sh}}", r"group.yaml:2: roles: expected a text as key, not 1"),
+    (
+        "name: x\nroles:\n  a:\n    binary: sh\n    replicas: {{ variables.n }}",
+        r"group.yaml:5: roles.a.replicas: expected a text as key, not a mapping \(quote templates\)",
+    ),
+    (
+        "name: x\nroles:\n  a:\n    binary: sh\n    args: [--port, {{ role.port }}]",
+        r"group.yaml:5: roles.a.args\[1\]: expected a text .* not a mapping \(quote templates\)",
+    ),
+    ("name: x\n? [a]\n: b", r"group.yaml:2: top level: expected a text as key, not a sequence"),
 ]
 
 

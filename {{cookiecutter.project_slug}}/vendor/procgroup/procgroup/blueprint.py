@@ -174,20 +174,35 @@ def _parse(file: Path) -> tuple[Any, dict[Key, int]]:
     return data, lines
 
 
-def _plain(loader: Any, node: yaml.Node, key: Key, lines: dict[Key, int], file: Path) -> Any:
+def _plain(
+    loader: Any,
+    node: yaml.Node,
+    key: Key,
+    lines: dict[Key, int],
+    file: Path,
+    above: tuple[yaml.Node, ...] = (),
+) -> Any:
     import yaml
 
     lines.setdefault(key, node.start_mark.line + 1)
+    if node in above:
+        raise BlueprintError(f"{file}:{lines[key]}: {dotted(key)}: this anchor contains itself")
+    above = (*above, node)
     if isinstance(node, yaml.MappingNode):
         own = [pair[0] for pair in node.value if pair[0].tag != "tag:yaml.org,2002:merge"]
         seen = set()
         for each in own:
+            if not isinstance(each, yaml.ScalarNode):
+                raise BlueprintError(
+                    f"{file}:{each.start_mark.line + 1}: {dotted(key) or 'top level'}: "
+                    f"expected a text as key, not a {each.id} (quote templates)"
+                )
             if each.value in seen:
                 raise BlueprintError(
-                    f"{file}:{each.start_mark.line + 1}: {dotted((*key, str(each.value)))}: "
+                    f"{file}:{each.start_mark.line + 1}: {dotted((*key, each.value))}: "
                     "the key is written twice"
                 )
-            seen.add(each.value if isinstance(each.value, str) else id(each))
+            seen.add(each.value)
         loader.flatten_mapping(node)
         mapping = {}
         for key_node, value_node in node.value:
