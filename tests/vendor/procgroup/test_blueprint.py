@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import re
 import signal
@@ -240,6 +239,12 @@ MISTAKES = [
         "name: x\nroles:\n  a:\n    binary: sh\n    args: [--port, {{ role.port }}]",
         r"group.yaml:5: roles.a.args\[1\]: expected a text .* not a mapping \(quote templates\)",
     ),
+    (
+        "name: x\nvariables:\n  a: &self\n    b: *self\nroles: {a: {binary: sh}}",
+        r"group.yaml:4: variables.a.b: this anchor contains itself",
+    ),
+    ("name: x\nvariables:\n  a: &self [1, *self]", r"group.yaml:3: variables.a\[1\]: this anchor"),
+    ("name: x\nvariables:\n  a: 2024-13-45", r"group.yaml:3: variables.a: not valid YAML: month"),
     ("name: x\n? [a]\n: b", r"group.yaml:2: top level: expected a text as key, not a sequence"),
 ]
 
@@ -295,10 +300,11 @@ def test_missing_program_names_what_was_looked_for(write: Write, tmp_path: Path)
         build(path, tmp_path)
 
 
-def test_variables_must_fit_json(write: Write, tmp_path: Path) -> None:
-    path = write("name: x\nvariables: {day: 2024-01-01}\nroles: {a: {binary: sh}}")
-    assert load(path).variables["day"] == datetime.date(2024, 1, 1)
-    with pytest.raises(BlueprintError, match="variables: expected texts, numbers"):
+@pytest.mark.parametrize("value", ["2024-01-01", "[1, [2024-01-01]]", ".inf", "{when: .nan}"])
+def test_variables_must_fit_json(write: Write, tmp_path: Path, value: str) -> None:
+    path = write(f"name: x\nvariables:\n  n: 1\n  day: {value}\nroles: {{a: {{binary: sh}}}}")
+    assert load(path).variables["n"] == 1
+    with pytest.raises(BlueprintError, match=r"group.yaml:4: variables.day: expected texts, fin"):
         build(path, tmp_path)
 
 

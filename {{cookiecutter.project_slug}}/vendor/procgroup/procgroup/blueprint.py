@@ -213,14 +213,19 @@ def _plain(
                     f"expected a text as key, not {_show(name)} (quote it)"
                 )
             lines[(*key, name)] = key_node.start_mark.line + 1
-            mapping[name] = _plain(loader, value_node, (*key, name), lines, file)
+            mapping[name] = _plain(loader, value_node, (*key, name), lines, file, above)
         return mapping
     if isinstance(node, yaml.SequenceNode):
         return [
-            _plain(loader, item, (*key, position), lines, file)
+            _plain(loader, item, (*key, position), lines, file, above)
             for position, item in enumerate(node.value)
         ]
-    return loader.construct_object(node, deep=True)
+    try:
+        return loader.construct_object(node, deep=True)
+    except (ValueError, TypeError) as error:  # 2024-13-45 looks like a date
+        raise BlueprintError(
+            f"{file}:{lines[key]}: {dotted(key)}: not valid YAML: {error}"
+        ) from error
 
 
 def _show(value: Any) -> str:

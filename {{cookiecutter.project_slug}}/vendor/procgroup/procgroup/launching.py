@@ -179,7 +179,7 @@ class Builder:
             ]
             document["roles"][role] = {**(replicas[0] if replicas else {}), "replicas": replicas}
         # There before any role starts: a role may read it as its first act.
-        self._write(self.directory / "group.json", _json(document))
+        self._write(self.directory / "group.json", self._json(document))
         return {
             "supervisor": self.supervisor,
             "detach": detach,
@@ -187,6 +187,22 @@ class Builder:
             "document": document,
             "roles": roles,
         }
+
+    def _json(self, document: dict[str, Any]) -> str:
+        import json
+
+        try:
+            return json.dumps(document, indent=1, allow_nan=False)
+        except (TypeError, ValueError):  # YAML knows dates and infinity, JSON does not
+            for name, value in self.blueprint.variables.items():
+                try:
+                    json.dumps(value, allow_nan=False)
+                except (TypeError, ValueError) as error:
+                    raise BlueprintError(
+                        f"{self.blueprint.where('variables', name)}: expected texts, finite "
+                        f"numbers, booleans, lists and mappings only: {error}"
+                    ) from error
+            raise
 
     def hint(self) -> str | None:
         """The blueprint's hint, rendered."""
@@ -431,15 +447,3 @@ class Builder:
 
 def _file_context(file: Path) -> dict[str, str]:
     return {"file": str(file), "directory": str(file.parent)}
-
-
-def _json(document: dict[str, Any]) -> str:
-    import json
-
-    try:
-        return json.dumps(document, indent=1)
-    except TypeError as error:  # YAML knows dates, JSON does not
-        raise BlueprintError(
-            f"{document['blueprint']}: variables: expected texts, numbers, booleans, lists and "
-            f"mappings only: {error}"
-        ) from error
