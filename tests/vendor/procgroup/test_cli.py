@@ -202,6 +202,28 @@ def test_stop_start_restart_of_roles(detached: ProcessGroup) -> None:
     assert "no role 'nope'; the group has queue, worker" in procgroup("stop", "nope", status=1)
 
 
+def test_roles_start_after_those_they_need(state: State, write: Write) -> None:
+    """Whatever the order in the file: a dependent that starts first would end, and be given up."""
+    path = write(
+        "name: upside-down\n"
+        "roles:\n"
+        "  web: {binary: sh, args: ['-c', 'test -e ../db.0/up && exec sleep 999'], needs: [db]}\n"
+        "  db: {binary: sh, args: [db.sh], working_directory: ., ready: {notify: true}}\n"
+    )
+    write(
+        'cd "${PROCGROUP_NOTIFY%/*}"\ntrap "rm up; exit" TERM\ntouch up\n'
+        'echo > "$PROCGROUP_NOTIFY"\nwhile :; do sleep 0.05; done\n',
+        "db.sh",
+    )
+    procgroup("up", path, "--detach")
+    assert procgroup("stop") == "web.0: stopped\ndb.0: stopped\n"
+    assert procgroup("start") == "db.0: ready\nweb.0: ready\n"
+    assert procgroup("restart") == "db.0: ready\nweb.0: ready\n"
+    (web, _) = json.loads(procgroup("ps", "-g", "upside-down", "--format", "json"))
+    assert (web["role"], web["restarts"]) == ("web", 0)
+    procgroup("down")
+
+
 def test_down(detached: ProcessGroup, state: State) -> None:
     pids = [role.pid or 0 for role in detached.all_roles()]
     assert procgroup("down") == f"{detached.id} (pair): stopped\n"

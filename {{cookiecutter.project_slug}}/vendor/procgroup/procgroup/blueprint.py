@@ -16,7 +16,7 @@ from procgroup.errors import BlueprintError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     import yaml
 
@@ -744,6 +744,23 @@ def _ready(read: _Reader, value: Any, key: Key, ports: Mapping[str, int | None])
     if how is not True:
         raise read.error(place, f"expected true, not {_show(how)}")
     return Ready(kind)
+
+
+def start_order(needs: Mapping[str, Iterable[str]]) -> list[str]:
+    """The names of roles, those first that others need; else in their own order.
+
+    `needs` maps each role to those that it needs, and has no cycle.
+    """
+    order: dict[str, None] = {}
+
+    def visit(name: str) -> None:
+        for needed in () if name in order else needs[name]:
+            visit(needed)
+        order[name] = None
+
+    for name in needs:
+        visit(name)
+    return list(order)
 
 
 def _refuse_cycles(read: _Reader, roles: Mapping[str, RoleSpec]) -> None:

@@ -21,13 +21,21 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from procgroup.group import ProcessGroup
+    from procgroup.group import ProcessGroup, Role
     from procgroup.registry import GroupRow, Registry
 
 _WATCH = 0.25  # seconds between looks at a group in the foreground
 _FOLLOW = 0.05  # seconds between looks at followed logs
 _ALIVE = 0.5  # seconds between looks whether the followed group still lives
 _COLOURS = (36, 33, 32, 35, 34, 31, 96, 93, 92, 95)
+# What each verb does to roles, one after the other: downwards the dependents first, upwards last.
+_STEPS = {
+    "stop": ("stop",),
+    "start": ("start",),
+    "restart": ("stop", "start"),
+    "pause": ("pause",),
+    "unpause": ("resume",),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -538,12 +546,25 @@ def _chosen_roles(group: ProcessGroup | Discovery, names: Sequence[str]) -> list
 
 
 def _control(options: argparse.Namespace) -> int:
-    verb = {"unpause": "resume"}.get(options.verb, options.verb)
+    steps = _STEPS[options.verb]
     with _chosen(options) as group:
-        for role in _chosen_roles(group, options.roles):
-            getattr(role, verb)()
-            print(f"{role.label}: {role.state}", flush=True)
+        needed_first = _needed_first(group, _chosen_roles(group, options.roles))
+        for step in steps:
+            up = step in ("start", "resume")
+            for role in needed_first if up else reversed(needed_first):
+                getattr(role, step)()
+                if step == steps[-1]:
+                    print(f"{role.label}: {role.state}", flush=True)
     return 0
+
+
+def _needed_first(group: ProcessGroup, roles: list[Role]) -> list[Role]:
+    from procgroup.blueprint import start_order
+
+    known = group_document(str(group.directory)).get("roles", {})
+    order = start_order({name: role.get("needs", ()) for name, role in known.items()})
+    places = {name: place for place, name in enumerate(order)}
+    return sorted(roles, key=lambda role: places.get(role.name, 0))
 
 
 def _kill(options: argparse.Namespace) -> int:

@@ -136,32 +136,20 @@ def _locked(path: Path) -> int | None:
 
 def _mend(group: ProcessGroup, blueprint: Blueprint) -> None:
     """Make every role what the blueprint says, those first that others need."""
-    done: set[str] = set()
+    from procgroup.blueprint import start_order
 
-    def visit(name: str) -> None:
-        if name in done:
-            return
-        done.add(name)
+    for name in start_order({name: spec.needs for name, spec in blueprint.roles.items()}):
         spec = blueprint.roles[name]
-        for needed in spec.needs:
-            visit(needed)
         for role in group[name].replicas if name in group.roles else ():
             _mend_role(role, autostart=spec.autostart, restart=spec.python is not None)
 
-    for name in blueprint.roles:
-        visit(name)
-
 
 def _mend_role(role: Role, *, autostart: bool, restart: bool) -> None:
+    if restart or not autostart:
+        role.stop()
     with contextlib.suppress(FileNotFoundError):
         os.truncate(role.log_path, 0)  # what earlier tests made it say is no news
-    state = role.state
-    if not autostart:
-        if state != "stopped":
-            role.stop()
-    elif restart and state != "failed":
-        role.restart()
-    else:
-        if state == "paused":
+    if autostart:
+        if role.state == "paused":
             role.resume()
         role.start()

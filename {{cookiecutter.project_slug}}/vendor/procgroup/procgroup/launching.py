@@ -171,13 +171,17 @@ class Builder:
             "variables": dict(self.blueprint.variables),
             "roles": {},
         }
-        for role in self.blueprint.roles:
+        for role in self.blueprint.roles.values():
             replicas = [
                 {"replica": each["plan"]["replica"], "pid": None, **each["plan"]["public"]}
                 for each in roles
-                if each["name"] == role
+                if each["name"] == role.name
             ]
-            document["roles"][role] = {**(replicas[0] if replicas else {}), "replicas": replicas}
+            document["roles"][role.name] = {
+                "needs": dict(role.needs),
+                **(replicas[0] if replicas else {}),
+                "replicas": replicas,
+            }
         # There before any role starts: a role may read it as its first act.
         self._write(self.directory / "group.json", self._json(document))
         return {
@@ -282,7 +286,13 @@ class Builder:
             "autostart": role.autostart,
             "runsv": self.programs.get("runsv"),
             **around,
-            "public": {**public, "log": str(log), "command": command, "supervisor": supervisor},
+            "public": {
+                **public,
+                "log": str(log),
+                "command": command,
+                "supervisor": supervisor,
+                "needs": dict(role.needs),
+            },
         }
 
     def _supervisor(self, role: RoleSpec, environment: dict[str, str], directory: str) -> str:
