@@ -224,6 +224,18 @@ def test_roles_start_after_those_they_need(state: State, write: Write) -> None:
     procgroup("down")
 
 
+def test_a_directory_that_has_a_groups_name_is_not_taken_for_it(
+    detached: ProcessGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pair").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert procgroup("stop", "-g", "pair", "worker") == "worker.0: stopped\n"
+    with ProcessGroup.attach("pair") as group:
+        assert group.id == detached.id
+    assert procgroup("ps", "-q", "-g", detached.directory) == f"{detached['queue'].pid}\n"
+    assert "there is no group '.'" in procgroup("ps", "-g", ".", status=1)
+
+
 def test_down(detached: ProcessGroup, state: State) -> None:
     pids = [role.pid or 0 for role in detached.all_roles()]
     assert procgroup("down") == f"{detached.id} (pair): stopped\n"

@@ -131,6 +131,21 @@ def test_what_has_changed_is_replaced(
     second.release()
 
 
+def test_other_variables_of_a_test_leave_the_former_group_up(
+    kept_state: State, blueprint: Path
+) -> None:
+    """Who wants the former ones again, as another test may, finds it."""
+    former = acquire(blueprint, variables={"greeting": "moin"})
+    former.release()
+    changed = acquire(blueprint, variables={"greeting": "servus"})
+    assert changed.replaced == []
+    again = acquire(blueprint, variables={"greeting": "moin"})
+    assert again.reused
+    assert again.group.id == former.group.id != changed.group.id
+    again.release()
+    changed.release()
+
+
 def test_each_purpose_and_each_worker_has_its_own(run: Runs, kept_state: State) -> None:
     (run.directory / "test_it.py").write_text(
         TEST + "import pytest\n"

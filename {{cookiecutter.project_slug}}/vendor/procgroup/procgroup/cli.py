@@ -505,8 +505,10 @@ def _chosen_directory(options: argparse.Namespace, *, running: bool = False) -> 
     named = options.group or os.environ.get("PROCGROUP_GROUP_FILE")
     if named:
         path = Path(named)
-        if path.name == "group.json" or path.is_dir():
-            return (path.parent if path.name == "group.json" else path).absolute()
+        if path.name == "group.json":
+            return path.parent.absolute()
+        if (path / "group.json").is_file():
+            return path.absolute()
     registry = _registry()
     rows = _live(registry)
     if named:

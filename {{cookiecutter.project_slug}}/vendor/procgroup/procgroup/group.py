@@ -603,8 +603,10 @@ def _this_owner() -> Any:
 
 def _find_group(wanted: str, state_dir: Path) -> Path:
     path = Path(wanted)
-    if path.name == "group.json" or path.is_dir():
-        return (path.parent if path.name == "group.json" else path).absolute()
+    if path.name == "group.json":
+        return path.parent.absolute()
+    if (path / "group.json").is_file():  # else only a directory that happens to have that name
+        return path.absolute()
     with _lock:
         rows = [row for row in _registry(state_dir).groups() if row.kept is None]
     found = [row for row in rows if row.id == wanted]

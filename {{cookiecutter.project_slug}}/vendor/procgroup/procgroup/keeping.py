@@ -1,9 +1,10 @@
 """Groups that stay up between test runs (`pytest --procgroup-keep`), to be taken up again.
 
-Such a group is detached and carries a mark: a file that says what it was made from. A run that
-wants the same takes it up again; one whose blueprint, variables, overrides, configuration or
-program differ by now is ended and replaced. A lock on the mark says that a run is using the group,
-so that no two ever share one; the kernel releases it with the process that holds it.
+Such a group is detached and carries a mark: a file that says for what it was made (a blueprint with
+certain variables and overrides) and from what. A run that wants the same takes it up again; one
+whose blueprint, configuration or program differ by now is ended and replaced. A lock on the mark
+says that a run is using the group, so that no two ever share one; the kernel releases it with the
+process that holds it.
 """
 
 from __future__ import annotations
