@@ -111,6 +111,35 @@ def test_a_bad_range_is_explained(monkeypatch: pytest.MonkeyPatch, text: str) ->
         port_range()
 
 
+@pytest.mark.parametrize(
+    ("chosen", "system", "warned"),
+    [
+        ("40000-40010", "32768 60999", True),
+        ("32000-32768", "32768 60999", True),
+        ("60999-61100", "32768 60999", True),
+        ("32000-32767", "32768 60999", False),
+        (None, "1024 65535", True),
+        (None, None, False),
+    ],
+)
+def test_ports_that_any_connection_may_take_are_warned_of_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+    chosen: str | None, system: str | None, warned: bool,
+) -> None:  # fmt: skip
+    file = tmp_path / "ip_local_port_range"
+    if system:
+        file.write_text(system.replace(" ", "\t") + "\n")
+    monkeypatch.setattr("procgroup.registry._EPHEMERAL", file)
+    monkeypatch.setattr("procgroup.registry._compared", set())
+    monkeypatch.delenv("PROCGROUP_PORTS", raising=False)
+    if chosen:
+        monkeypatch.setenv("PROCGROUP_PORTS", chosen)
+    assert port_range() == port_range()
+    said = capfd.readouterr().err
+    assert said.count("\n") == warned
+    assert ("set PROCGROUP_PORTS to others" in said) == warned
+
+
 def test_kept_groups_hold_no_ports(registry: Registry) -> None:
     group, _ = registry.register("a", "a.yaml", own(), requests(2))
     registry.keep(group)

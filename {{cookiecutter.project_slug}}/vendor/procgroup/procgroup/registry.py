@@ -126,7 +126,7 @@ def port_range() -> tuple[int, int]:
     """First and last port to lease: $PROCGROUP_PORTS ("20000-32000") or the default."""
     text = os.environ.get("PROCGROUP_PORTS")
     if not text:
-        return DEFAULT_PORTS
+        return _outside_ephemeral(DEFAULT_PORTS)
     first, _, last = text.partition("-")
     try:
         chosen = int(first), int(last)
@@ -137,7 +137,27 @@ def port_range() -> tuple[int, int]:
             f"PROCGROUP_PORTS={text!r}: expected FIRST-LAST between 1024 and 65535, "
             "for example 20000-32000"
         )
-    return chosen
+    return _outside_ephemeral(chosen)
+
+
+_EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_compared: set[tuple[int, int]] = set()
+
+
+def _outside_ephemeral(ports: tuple[int, int]) -> tuple[int, int]:
+    """The same; warns once where the system gives such ports to whoever connects to somewhere."""
+    if ports not in _compared:
+        _compared.add(ports)
+        with contextlib.suppress(OSError, ValueError):  # not Linux
+            first, last = map(int, _EPHEMERAL.read_text().split())
+            if ports[0] <= last and first <= ports[1]:
+                print(
+                    f"procgroup: ports {ports[0]}-{ports[1]} are not safe to lease: this system takes "
+                    f"{first}-{last} for outgoing connections, too, so one may be gone before its "
+                    "server listens; set PROCGROUP_PORTS to others",
+                    file=sys.stderr,
+                )
+    return ports
 
 
 def port_is_free(port: int, host: str = "127.0.0.1") -> bool:
