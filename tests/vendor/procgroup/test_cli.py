@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from procgroup import ProcessGroup
+from procgroup import ProcessGroup, cli
 
 from .conftest import BLUEPRINTS, PACKAGE, PATIENCE, State, Write, alive, wait_until
 
@@ -234,6 +235,63 @@ def test_a_directory_that_has_a_groups_name_is_not_taken_for_it(
         assert group.id == detached.id
     assert procgroup("ps", "-q", "-g", detached.directory) == f"{detached['queue'].pid}\n"
     assert "there is no group '.'" in procgroup("ps", "-g", ".", status=1)
+
+
+def shell(command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command line in which `procgroup` is the command."""
+    script = f'procgroup() {{ {sys.executable} -m procgroup "$@"; }}\n{command}'
+    return subprocess.run(
+        ["bash", "-c", script],
+        env=os.environ | {"PYTHONPATH": str(PACKAGE)},
+        capture_output=True, text=True, check=False, timeout=180,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+def test_up_with_closed_output(state: State, closed: str) -> None:
+    """As a daemon may have it: the numbers are free, and must not become those of sockets."""
+    assert shell(f"procgroup up {PAIR} --detach {closed}").returncode == 0
+    assert procgroup("down").endswith(" (pair): stopped\n")
+
+
+def test_detached_up_that_cannot_say_so_leaves_nothing(state: State) -> None:
+    result = shell(f"procgroup up {PAIR} --detach >/dev/full")
+    assert (result.returncode, result.stderr) == (
+        1, "procgroup: [Errno 28] No space left on device\n",
+    )  # fmt: skip
+    state.expect_nothing_left()
+    assert shell("procgroup ps >/dev/full").returncode == 1
+
+
+def test_output_that_nobody_reads_is_no_error(detached: ProcessGroup) -> None:
+    result = shell("procgroup ps | true; echo ${PIPESTATUS[0]}")
+    assert (result.stdout, result.stderr) == ("0\n", "")
+
+
+def test_a_broken_pipe_that_is_not_the_outputs_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def broken(_: object) -> int:
+        raise BrokenPipeError(errno.EPIPE, "the warden is gone")
+
+    monkeypatch.setattr(cli, "_ps", broken)
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # which main() replaces
+    assert cli.main(["ps"]) == 1
+    assert capfd.readouterr().err == "procgroup: [Errno 32] the warden is gone\n"
+
+
+def test_logs_of_a_group_without_processes(state: State, write: Write) -> None:
+    path = write("name: none\nroles:\n  a: {binary: sh, replicas: 0}\n")
+    procgroup("up", path, "--detach")
+    assert procgroup("logs") == ""
+    procgroup("down")
+
+
+def test_a_full_disk_is_named(fresh_state: State) -> None:
+    result = shell("ulimit -f 0; procgroup ps 2>&1 | cat")
+    assert result.stdout.startswith(
+        f"procgroup: the disk that holds {fresh_state.directory} is full or broken: "
+    ), result.stdout
 
 
 def test_down(detached: ProcessGroup, state: State) -> None:

@@ -254,6 +254,22 @@ def test_a_registry_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
         Registry(tmp_path / "file" / "state")
 
 
+def test_a_directory_in_the_registrys_place_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "registry.sqlite3").mkdir()
+    with pytest.raises(RegistryError, match=r"registry.sqlite3: unable to open database file"):
+        Registry(tmp_path)
+
+
+def test_a_cursor_that_is_lost_is_made_anew(registry: Registry) -> None:
+    with closing(sqlite3.connect(registry.path)) as other:
+        other.execute("DELETE FROM cursor")
+        other.commit()
+    group, ports = registry.register("a", "a.yaml", own(), requests(2))
+    registry.release(group)
+    _, again = registry.register("a", "a.yaml", own(), requests(2))
+    assert not set(ports) & set(again)
+
+
 def test_owner_must_run(registry: Registry) -> None:
     with pytest.raises(RegistryError, match="is not running"):
         Owner.of(2**22 - 1)

@@ -40,6 +40,7 @@ _STEPS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; its exit status."""
+    _open_standard_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     command: list[str] | None = None
     if "--" in given:
@@ -54,18 +55,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ["PROCGROUP_STATE_DIR"] = os.path.abspath(options.state_dir)
     try:
         status: int = options.action(options)
+        sys.stdout.flush()
     except ProcgroupError as error:
         print(f"procgroup: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # `procgroup logs | head`
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the interpreter's last flush
-        return 0
     except OSError as error:  # a full disk, say
+        unread = isinstance(error, BrokenPipeError) and _nobody_reads()  # `procgroup logs | head`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the interpreter's last flush
+        if unread:
+            return 0
         print(f"procgroup: {error}", file=sys.stderr)
         return 1
     return status
+
+
+def _open_standard_streams() -> None:
+    """Those that the caller has closed: sockets would get their numbers, and be taken for them."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - until the process ends
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+
+
+def _nobody_reads() -> bool:
+    """Whether the other end of standard output, a pipe, is closed."""
+    import select
+
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -264,7 +285,13 @@ def _up(options: argparse.Namespace) -> int:
         signal.signal(number, _interrupt)
     group = _launch(options, options.detach)
     if options.detach:
-        _describe(group)
+        try:
+            _describe(group)
+        except BrokenPipeError:
+            raise
+        except BaseException:  # nobody was told of it
+            group.stop()
+            raise
         group.close()
         return 0
     try:
@@ -650,7 +677,7 @@ def _logs(options: argparse.Namespace) -> int:
 
 
 def _prefixes(labels: list[str], coloured: bool) -> list[str]:
-    width = max(map(len, labels))
+    width = max(map(len, labels), default=0)
     return [
         f"\x1b[{_COLOURS[place % len(_COLOURS)]}m{label.ljust(width)} |\x1b[0m "
         if coloured

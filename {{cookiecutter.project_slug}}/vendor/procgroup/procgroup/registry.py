@@ -197,19 +197,27 @@ class Registry:
         self._inode = self.path.stat().st_ino
 
     def _open(self) -> sqlite3.Connection:
-        for attempt in (1, 2):
-            database = sqlite3.connect(
-                self.path, timeout=30.0, isolation_level=None, check_same_thread=False
-            )
+        for last in (False, False, True):
+            try:
+                database = sqlite3.connect(
+                    self.path, timeout=30.0, isolation_level=None, check_same_thread=False
+                )
+            except sqlite3.Error as error:
+                raise self._unusable(error) from error
             try:
                 self._prepare(database)
             except sqlite3.OperationalError as error:
                 database.close()
-                raise RegistryError(f"{self.path}: {error}") from error
+                if last or _kind(error) != sqlite3.SQLITE_IOERR:
+                    raise self._unusable(error) from error
+                # Another process may be setting the file aside: once it has, there is a new one.
+                with contextlib.suppress(OSError), self._lock():
+                    pass
+                continue
             except sqlite3.DatabaseError as error:
                 database.close()
-                if attempt == 2:
-                    raise RegistryError(f"{self.path}: {error}") from error
+                if last:
+                    raise self._unusable(error) from error
                 self._set_aside(error)
                 continue
             except RegistryError:
@@ -217,6 +225,14 @@ class Registry:
                 raise
             return database
         raise AssertionError("unreachable")
+
+    def _unusable(self, error: sqlite3.Error) -> RegistryError:
+        if _kind(error) in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL):
+            return RegistryError(
+                f"the disk that holds {self.state_dir} is full or broken: {error} "
+                f"({error.sqlite_errorname})"
+            )
+        return RegistryError(f"{self.path}: {error}")
 
     def _prepare(self, database: sqlite3.Connection) -> None:
         version = database.execute("PRAGMA user_version").fetchone()[0]
@@ -253,12 +269,17 @@ class Registry:
         except FileNotFoundError:
             return True
 
-    def _set_aside(self, error: Exception) -> None:
-        """Move a damaged file away under a lock, unless another process has just done so."""
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
         import fcntl
 
         with open(self.state_dir / "registry.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _set_aside(self, error: Exception) -> None:
+        """Move a damaged file away under a lock, unless another process has just done so."""
+        with self._lock():
             with (
                 contextlib.suppress(sqlite3.DatabaseError),
                 contextlib.closing(sqlite3.connect(self.path)) as database,
@@ -290,13 +311,13 @@ class Registry:
                 raise
             self._database.execute("COMMIT")
         except sqlite3.Error as error:
-            raise RegistryError(f"{self.path}: {error}") from error
+            raise self._unusable(error) from error
 
     def _query(self, statement: str, parameters: Sequence[str] = ()) -> list[tuple[Any, ...]]:
         try:
             return self._database.execute(statement, parameters).fetchall()
         except sqlite3.Error as error:
-            raise RegistryError(f"{self.path}: {error}") from error
+            raise self._unusable(error) from error
 
     def register(
         self, name: str, blueprint: str, owner: Owner, requests: Sequence[PortRequest]
@@ -333,8 +354,8 @@ class Registry:
         first, last = port_range()
         size = last - first + 1
         leased = {row[0] for row in database.execute("SELECT port FROM ports")}
-        cursor = database.execute("SELECT next_port FROM cursor").fetchone()[0]
-        if not first <= cursor <= last:
+        (cursor,) = database.execute("SELECT max(next_port) FROM cursor").fetchone()
+        if cursor is None or not first <= cursor <= last:
             # Each registry begins somewhere else: those of other users (and of test runs with a
             # state directory of their own) are then unlikely to reach for the same port in the
             # moment between the bind check and the server's own bind.
@@ -350,8 +371,10 @@ class Registry:
                 continue
             found.append(port)
             if len(found) == count:
+                database.execute("DELETE FROM cursor")
                 database.execute(
-                    "UPDATE cursor SET next_port = ?", (first + (port - first + 1) % size,)
+                    "INSERT INTO cursor (next_port) VALUES (?)",
+                    (first + (port - first + 1) % size,),
                 )
                 return found
         raise PortsExhausted(
@@ -398,6 +421,11 @@ class Registry:
             (group_id,),
         )
         return [(row[0], PortRequest(*row[1:])) for row in rows]
+
+
+def _kind(error: sqlite3.Error) -> int:
+    """Its primary code, without what says where SQLite met it."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def _check_soundness(database: sqlite3.Connection) -> None:
