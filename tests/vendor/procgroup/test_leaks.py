@@ -404,6 +404,17 @@ def descriptors_of(pid: int) -> list[str]:
     return sorted(found)
 
 
+def registry_files(state: State) -> list[str]:
+    """What this process has open of the registry."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            target = Path(os.readlink(f"/proc/self/fd/{name}"))
+            if target.parent == state.directory and target.name.startswith("registry.sqlite3"):
+                found.append(target.name)
+    return sorted(found)
+
+
 def count_everything(state: State) -> dict[str, Any]:
     """All that launches may leave, in this process, in its wardens and on the machine."""
     wardens = {
@@ -414,7 +425,6 @@ def count_everything(state: State) -> dict[str, Any]:
     return {
         "own": descriptors_of(os.getpid()),
         "wardens": {pid: descriptors_of(pid) for pid in wardens},
-        "registry": len(os.listdir("/proc/self/fd")) < len(descriptors_of(os.getpid())) + 8,
         "threads": threading.active_count(),
         "files": sorted(path.name for path in state.directory.iterdir()),
         "left": state.leftovers(),
@@ -435,6 +445,10 @@ def launch_in_a_row(launch: Launch, state: State, times: int) -> None:
     # A keeper that has said goodbye has yet to end, and its warden to collect it.
     wait_until(lambda: children.issuperset(processes.descendants(os.getpid())), "no new children")
     assert count_everything(state) == before
+    connection = ["registry.sqlite3", "registry.sqlite3-shm", "registry.sqlite3-wal"]
+    # And the file once more, which SQLite closes late for the connection that `leftovers` had beside
+    # that one, and takes again for the next.
+    assert registry_files(state) in (connection, ["registry.sqlite3", *connection])
     expect_free(*ports)
     assert len(ports) == times, "a port that was just freed rests the longest"
 
@@ -558,7 +572,7 @@ def test_ctrl_c_twice(fresh_state: State, way: str) -> None:
         f" supervisor={supervisor!r})\n"
         # In slices: a signal just before `signal.pause()` would not end that.
         "try:\n    print(flush=True)\n    while True: time.sleep(0.05)\n"
-        "finally:\n    print(flush=True)\n    group.stop(graceful=True)\n"
+        "finally:\n    group.stop(graceful=True)\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -567,17 +581,13 @@ def test_ctrl_c_twice(fresh_state: State, way: str) -> None:
         stderr=subprocess.PIPE,
     )
     assert process.stdout is not None
-    for _ in range(2):
-        assert process.stdout.readline()
+    assert process.stdout.readline()
+    with ProcessGroup.attach("family") as group:
         process.send_signal(signal.SIGINT)
-    began = time.monotonic()
-    # The first may reach it before it has begun to wait for the second.
-    while process.poll() is None:
-        assert time.monotonic() - began < PATIENCE
-        process.send_signal(signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(0.2)
-    process.communicate()
+        wait_until(lambda: group["parent"].state == "stopping", "it was asked")
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=PATIENCE)
     fresh_state.expect_no_process()
     sweep_now(fresh_state)
     fresh_state.expect_nothing_left()
