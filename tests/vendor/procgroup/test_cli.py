@@ -417,6 +417,12 @@ def test_config_prints_the_resolved_blueprint(fresh_state: State) -> None:
     assert "no variable 'x'" in procgroup("config", PAIR, "-q", "--set", "x=y", status=1)
 
 
+def test_it_says_its_version_and_where_the_schema_lies() -> None:
+    assert re.fullmatch(r"procgroup (\d+\.\d+\.\d+|in .*)\n", procgroup("--version"))
+    schema = Path(procgroup("config", "--schema").removesuffix("\n"))
+    assert json.loads(schema.read_text())["type"] == "object"
+
+
 def test_errors_are_sentences(state: State, write: Write) -> None:
     errors = procgroup("up", write("name: x\nrols: {}\n"), status=1)
     assert errors.endswith("group.yaml:2: rols: unknown key; did you mean 'roles'?\n")

@@ -89,12 +89,36 @@ def _nobody_reads() -> bool:
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
+class _Tell(argparse.Action):
+    """An option that prints what `const` returns and ends, as --help does."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        print(self.const())
+        parser.exit()
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    try:
+        return f"procgroup {metadata.version('procgroup')}"
+    except metadata.PackageNotFoundError:  # a copy on the path
+        return f"procgroup in {Path(__file__).parent}"
+
+
+def _schema() -> str:
+    return str(Path(__file__).with_name("blueprint.schema.json"))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="procgroup", description="Groups of processes that live and die together."
     )
     parser.add_argument(
         "--state-dir", help="where groups and the registry live (default: $PROCGROUP_STATE_DIR)"
+    )
+    parser.add_argument(
+        "--version", action=_Tell, nargs=0, const=_version, help="print the version"
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
@@ -134,9 +158,15 @@ def _parser() -> argparse.ArgumentParser:
     launching(run)
     config = verb("config", _config, "print the resolved blueprint without starting anything")
     launching(config)
-
     config.add_argument("-q", "--quiet", action="store_true", help="only check, print nothing")
     config.add_argument("--services", action="store_true", help="print the roles' names only")
+    config.add_argument(
+        "--schema",
+        action=_Tell,
+        nargs=0,
+        const=_schema,
+        help="print where the JSON Schema of blueprints lies",
+    )
 
     def of_group(
         added: argparse.ArgumentParser, roles: str | None, what: str = "the group"
