@@ -69,10 +69,12 @@ PROGRAMS = """
     npm npx osls pip pip3 podman python python3 redis_cli redis_server runsv runsvdir sam
     serverless sh sls sv uvx valkey_cli valkey_server zsh
 """
-# Words that YAML does not read as text, and file names that Windows keeps for itself.
+# Words that YAML does not read as text, file names that Windows keeps for itself, and modules that
+# Python imports at its start wherever they are.
 SPECIAL = """
     false n no none null off on true y yes aux com1 com2 com3 com4 com5 com6 com7 com8 com9 con
     lpt1 lpt2 lpt3 lpt4 lpt5 lpt6 lpt7 lpt8 lpt9 nul prn
+    sitecustomize usercustomize
 """
 RESERVED_NAMES = set(
     " ".join((KEYWORDS, STANDARD_LIBRARY, DEPENDENCIES, LAYOUT, PROGRAMS, SPECIAL)).split()

@@ -28,6 +28,18 @@ def test_a_bad_field_is_named() -> None:
         decode(json.dumps(example.malformed()))
 
 
+def test_a_line_break_at_its_end_makes_another_id_and_is_refused() -> None:
+    message = example.message()
+    message[example.ID_FIELD] += "\n"
+    with pytest.raises(MalformedMessage, match=rf"\$\.{example.ID_FIELD}"):
+        decode(json.dumps(message))
+
+
+def test_json_that_breaks_off_is_malformed_whatever_its_type() -> None:
+    with pytest.raises(MalformedMessage, match=r"not valid JSON: .*truncated"):
+        decode('{"type": "tomorrow", "a": 1')
+
+
 def test_a_missing_field_is_named() -> None:
     message = example.message()
     del message[example.BAD_FIELD]
@@ -47,7 +59,10 @@ def test_an_unknown_type_is_told_from_a_malformed_message() -> None:
         decode('{"type": "tomorrow"}')
 
 
-@pytest.mark.parametrize("body", ["", "nonsense", "[]", "7", "{}", '{"type": 7}', b"\xff"])
+DEEP = '{"type": "tomorrow", "x": ' + 100_000 * "["
+
+
+@pytest.mark.parametrize("body", ["", "nonsense", "[]", "7", "{}", '{"type": 7}', b"\xff", DEEP])
 def test_what_is_no_message_at_all_is_malformed(body: str | bytes) -> None:
     with pytest.raises(MalformedMessage):
         decode(body)

@@ -39,8 +39,10 @@ def decoder(message: type[T]) -> Callable[[bytes | str], T]:
     def explain(body: bytes | str, error: Exception) -> ValueError:
         try:
             tag = msgspec.json.decode(body, type=_Tag).type
-        except (msgspec.DecodeError, UnicodeError):
+        except msgspec.ValidationError:
             return MalformedMessage(str(error))
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as broken:
+            return MalformedMessage(f"not valid JSON: {broken}")  # whatever the type says
         if tag in tags:
             return MalformedMessage(str(error))
         return UnknownMessageType(f"type {tag!r} is not one of: {', '.join(sorted(tags))}")
@@ -48,7 +50,7 @@ def decoder(message: type[T]) -> Callable[[bytes | str], T]:
     def checked(body: bytes | str) -> T:
         try:
             return decode(body)
-        except (msgspec.DecodeError, UnicodeError) as error:
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise explain(body, error) from None
 
     return checked

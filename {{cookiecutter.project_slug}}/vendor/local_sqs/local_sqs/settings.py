@@ -8,7 +8,7 @@ import msgspec
 
 from .event import ACCOUNT, REGION
 
-_Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,80}(\.fifo)?$")]
+_Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,80}(\.fifo)?\Z")]
 
 
 class SettingsError(ValueError):
