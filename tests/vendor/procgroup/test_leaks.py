@@ -435,6 +435,7 @@ def launch_in_a_row(launch: Launch, state: State, times: int) -> None:
     for _ in range(2):
         launch(PAIR).stop()
     before = count_everything(state)
+    held = len(registry_files(state))
     children = set(processes.descendants(os.getpid()))
     ports = set()
     for _ in range(times):
@@ -445,10 +446,9 @@ def launch_in_a_row(launch: Launch, state: State, times: int) -> None:
     # A keeper that has said goodbye has yet to end, and its warden to collect it.
     wait_until(lambda: children.issuperset(processes.descendants(os.getpid())), "no new children")
     assert count_everything(state) == before
-    connection = ["registry.sqlite3", "registry.sqlite3-shm", "registry.sqlite3-wal"]
-    # And the file once more, which SQLite closes late for the connection that `leftovers` had beside
-    # that one, and takes again for the next.
-    assert registry_files(state) in (connection, ["registry.sqlite3", *connection])
+    # SQLite closes the file late that another connection, such as that of `leftovers`, has had beside
+    # this process's own, and takes it again for the next: one more is no leak, one a launch is.
+    assert len(registry_files(state)) <= held + 1
     expect_free(*ports)
     assert len(ports) == times, "a port that was just freed rests the longest"
 

@@ -1,7 +1,8 @@
 """Overflow tasks on Fargate, by ECS RunTask.
 
 Limits (AWS documentation, "RunTask"): overrides of at most 8,192 characters, clientToken of 64,
-startedBy of 128 letters, digits, hyphens, slashes and underscores; ``tasks`` may be empty and ``failures`` filled in an answer with HTTP 200.
+startedBy of 128 letters, digits, hyphens, slashes and underscores; ``tasks`` may be empty and
+``failures`` filled in an answer with HTTP 200.
 """
 
 from __future__ import annotations
