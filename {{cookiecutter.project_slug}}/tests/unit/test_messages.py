@@ -30,7 +30,7 @@ def test_a_bad_field_is_named() -> None:
 
 def test_a_line_break_at_its_end_makes_another_id_and_is_refused() -> None:
     message = example.message()
-    message[example.ID_FIELD] += "\n"
+    message[example.ID_FIELD] = f"{message[example.ID_FIELD]}\n"
     with pytest.raises(MalformedMessage, match=rf"\$\.{example.ID_FIELD}"):
         decode(json.dumps(message))
 
