@@ -8,8 +8,8 @@ from ..baking import BakedProject, Template, commit_all, described
 
 SERVICES = {
     "statements": {"example": "statements"},
-    "minimal": {"example": "minimal", "deploy_target": "cdk"},
-    "fifo": {"example": "minimal", "queue_type": "fifo", "deploy_target": "serverless"},
+    "minimal": {"example": "minimal"},
+    "fifo": {"example": "minimal", "queue_type": "fifo"},
 }
 
 
@@ -17,7 +17,7 @@ SERVICES = {
 def service(
     request: pytest.FixtureRequest, template: Template, tmp_path_factory: pytest.TempPathFactory
 ) -> BakedProject:
-    """A service of each kind and each target, committed; its environment is made once."""
+    """A service of each kind, committed; its environment is made once."""
     output = tmp_path_factory.mktemp("service")
     process = template.cookiecutter(output, **SERVICES[request.param])
     assert process.returncode == 0, described(process)

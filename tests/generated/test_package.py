@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from ..baking import ROOT, BakedProject, described
+from ..baking import BakedProject, described
 
 LARGEST = 500_000  # bytes, of the minimal example's zip
 # Modules that must never reach Lambda, by a part of their name.
@@ -129,15 +127,9 @@ def test_a_package_for_another_interpreter_is_refused(service: BakedProject) -> 
 
 @pytest.mark.slow
 def test_validate(service: BakedProject) -> None:
-    """With what its target takes; node is where `make deploy-tools` put it, if nowhere else."""
-    path = os.pathsep.join([os.environ["PATH"], str(ROOT / ".cache" / "node" / "bin")])
-    if not service.has_file("deploy/template.yaml") and shutil.which("node", path=path) is None:
-        pytest.skip("node is not installed (make deploy-tools)")
-    process = service.run("make", "validate", PATH=path)
+    process = service.run("make", "validate")
     assert process.returncode == 0, described(process)
-    assert "linted and checked, nothing to say" in process.stdout
-    if service.has_file("deploy/template.yaml"):
-        assert "is a valid SAM Template" in process.stdout
+    assert "is a valid SAM Template" in process.stdout
 
 
 @pytest.mark.slow
