@@ -102,22 +102,26 @@ def _attribute(value: Mapping[str, Any]) -> dict[str, Any]:
     return attribute
 
 
-def region_of(arn: str) -> str:
-    """The region of the queue with this ARN. Raises ValueError when it is none."""
+def _parts(arn: str) -> list[str]:
+    """Region, account and name of the queue with this ARN. Raises ValueError when it is none."""
     parts = arn.split(":")
     if len(parts) != 6 or parts[2] != "sqs":
         raise ValueError(f"not the ARN of an SQS queue: {arn!r}")
-    return parts[3]
+    return parts[3:]
+
+
+def region_of(arn: str) -> str:
+    """The region of the queue with this ARN. Raises ValueError when it is none."""
+    return _parts(arn)[0]
 
 
 def queue_of(arn: str) -> SqsQueue:
     """The queue with this ARN. Raises ValueError when it is none, and botocore's ClientError."""
-    sqs_region = region_of(arn)
+    region, account, name = _parts(arn)
     import boto3
 
-    sqs = boto3.client("sqs", region_name=sqs_region)
-    parts = arn.split(":")
-    url = sqs.get_queue_url(QueueName=parts[5], QueueOwnerAWSAccountId=parts[4])["QueueUrl"]
+    sqs = boto3.client("sqs", region_name=region)
+    url = sqs.get_queue_url(QueueName=name, QueueOwnerAWSAccountId=account)["QueueUrl"]
     queue = SqsQueue(url)
     queue._client = sqs
     return queue

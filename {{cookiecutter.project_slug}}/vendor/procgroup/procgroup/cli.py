@@ -561,11 +561,10 @@ def _chosen_directory(options: argparse.Namespace, *, running: bool = False) -> 
     """Where the chosen group lies; unless it must be `running`, a kept one may be named."""
     named = options.group or os.environ.get("PROCGROUP_GROUP_FILE")
     if named:
-        path = Path(named)
-        if path.name == "group.json":
-            return path.parent.absolute()
-        if (path / "group.json").is_file():
-            return path.absolute()
+        from procgroup.group import directory_named
+
+        if (directory := directory_named(named)) is not None:
+            return directory
     registry = _registry()
     rows = _live(registry)
     if named:

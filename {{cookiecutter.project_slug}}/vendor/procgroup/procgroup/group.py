@@ -601,12 +601,18 @@ def _this_owner() -> Any:
     return _owner[0]
 
 
-def _find_group(wanted: str, state_dir: Path) -> Path:
+def directory_named(wanted: str) -> Path | None:
+    """The group's directory, where it is named by that or by its group.json; None: by id or name."""
     path = Path(wanted)
     if path.name == "group.json":
         return path.parent.absolute()
-    if (path / "group.json").is_file():  # else only a directory that happens to have that name
-        return path.absolute()
+    # Else only a directory that happens to have that name.
+    return path.absolute() if (path / "group.json").is_file() else None
+
+
+def _find_group(wanted: str, state_dir: Path) -> Path:
+    if (directory := directory_named(wanted)) is not None:
+        return directory
     with _lock:
         rows = [row for row in _registry(state_dir).groups() if row.kept is None]
     found = [row for row in rows if row.id == wanted]

@@ -286,13 +286,7 @@ class Builder:
             "autostart": role.autostart,
             "runsv": self.programs.get("runsv"),
             **around,
-            "public": {
-                **public,
-                "log": str(log),
-                "command": command,
-                "supervisor": supervisor,
-                "needs": dict(role.needs),
-            },
+            "public": {**public, "log": str(log), "command": command, "supervisor": supervisor},
         }
 
     def _supervisor(self, role: RoleSpec, environment: dict[str, str], directory: str) -> str:
