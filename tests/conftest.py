@@ -45,11 +45,10 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 @pytest.hookimpl(tryfirst=True)  # before xdist, which reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`--dist loadgroup`: a file's tests stay together, for its fixtures, but for those `apart`."""
+    """`--dist loadgroup`: a file's tests that are marked `together` stay on one worker."""
     for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            apart = item.get_closest_marker("apart")
-            item.add_marker(pytest.mark.xdist_group(item.nodeid if apart else str(item.path)))
+        if item.get_closest_marker("together"):
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
         if item.get_closest_marker("stress"):  # it takes as long as it was asked to
             item.add_marker(pytest.mark.timeout(0))
 

@@ -17,7 +17,6 @@ from .stage import STACK, client, deployed, for_this_python, outputs
 from .tools import POLICY, give_tasks, need_cdk, program, run
 
 pytestmark = [
-    pytest.mark.apart,
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:Tried to parse .* but it's not supported by moto"),
 ]

@@ -13,6 +13,8 @@ import pytest
 from ..baking import SCRIPTS, BakedProject, described
 from .tools import run
 
+pytestmark = pytest.mark.together
+
 TOKEN = {"authorization": "Bearer sesame"}
 
 

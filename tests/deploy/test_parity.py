@@ -29,6 +29,8 @@ from .parity import (
 )
 from .tools import CACHE, STAGES, run, samconfig_parameters
 
+pytestmark = pytest.mark.together
+
 FIRST, *OTHERS = TARGETS
 
 

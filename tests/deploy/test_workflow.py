@@ -13,6 +13,8 @@ from ..baking import BakedProject, described
 from .conftest import TARGETS
 from .tools import program
 
+pytestmark = pytest.mark.together
+
 WORKFLOW = ".github/workflows/service.yml"
 Job = dict[str, Any]
 

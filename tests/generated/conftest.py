@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from ..baking import BakedProject, Template, commit_all, described
@@ -13,14 +15,30 @@ SERVICES = {
 }
 
 
-@pytest.fixture(scope="session", params=SERVICES)
-def service(
-    request: pytest.FixtureRequest, template: Template, tmp_path_factory: pytest.TempPathFactory
-) -> BakedProject:
-    """A service of each kind, committed; its environment is made once."""
-    output = tmp_path_factory.mktemp("service")
-    process = template.cookiecutter(output, **SERVICES[request.param])
+def made(template: Template, output: Path, kind: str) -> BakedProject:
+    process = template.cookiecutter(output, **SERVICES[kind])
     assert process.returncode == 0, described(process)
     project = BakedProject(output / "statement-service")
     commit_all(project.path, "Start from the template")
+    return project
+
+
+# One kind's tests stay on one worker (`--dist loadgroup`), where its environment is made once.
+KINDS = [pytest.param(kind, marks=pytest.mark.xdist_group(kind)) for kind in SERVICES]
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def service(
+    request: pytest.FixtureRequest, template: Template, tmp_path_factory: pytest.TempPathFactory
+) -> BakedProject:
+    """A service of each kind, committed."""
+    return made(template, tmp_path_factory.mktemp("service"), request.param)
+
+
+@pytest.fixture(scope="session")
+def fullest(template: Template, tmp_path_factory: pytest.TempPathFactory) -> BakedProject:
+    """The service that has the most of everything, with its environment: for what once is enough."""
+    project = made(template, tmp_path_factory.mktemp("fullest"), "statements")
+    process = project.run("make", "setup")
+    assert process.returncode == 0, described(process)
     return project

@@ -56,9 +56,9 @@ def add_python(archive: tarfile.TarFile, python: Path) -> str:
 
 
 @pytest.fixture
-def engine(service: BakedProject) -> Iterator[tuple[str, str]]:
+def engine(fullest: BakedProject) -> Iterator[tuple[str, str]]:
     """The command of a container engine that works here, and the version of its base image's Python."""
-    python = service.path / ".venv" / "bin" / "python"
+    python = fullest.path / ".venv" / "bin" / "python"
     # Not in pytest's own directory: its path is too long for an engine's sockets.
     with tempfile.TemporaryDirectory(prefix="pg-", ignore_cleanup_errors=True) as scratch_name:
         scratch = Path(scratch_name)
@@ -106,24 +106,18 @@ def trouble(command: str, base: Path) -> str:
 
 @pytest.mark.slow
 def test_a_job_that_outlasts_its_function_is_finished_by_the_container(
-    service: BakedProject, request: pytest.FixtureRequest
+    fullest: BakedProject, engine: tuple[str, str]
 ) -> None:
-    if not service.has_file("container/Dockerfile") or not service.has_file("tests/example.py"):
-        pytest.skip("this service has no overflow")
-    if not service.has_file("src/statement_service/adapters/pdf.py"):
-        pytest.skip("once is enough: the statements example does it, which has more to reach")
-    process = service.run("make", "setup")
-    assert process.returncode == 0, described(process)
-    command, version = request.getfixturevalue("engine")
+    command, version = engine
     archive = "build/image.tar"
-    process = service.run("make", "image", ENGINE=command, BASE=BASE, PYTHON=version, IMAGE=archive)
+    process = fullest.run("make", "image", ENGINE=command, BASE=BASE, PYTHON=version, IMAGE=archive)
     assert process.returncode == 0, described(process)
     image = process.stdout.strip().splitlines()[-1]
     assert re.fullmatch(r"statement-service-runner:[0-9a-f]{16}", image)
     # As it comes to another machine.
     subprocess.run([*shlex.split(command), "rmi", image], check=True, stdout=subprocess.DEVNULL)
     code = f"from tools.image import Path, load; print(load(Path({archive!r})))"
-    process = service.run(".venv/bin/python", "-c", code, ENGINE=command)
+    process = fullest.run(".venv/bin/python", "-c", code, ENGINE=command)
     assert process.returncode == 0, described(process)
     loaded = process.stdout.strip().splitlines()[-1]
     assert loaded.removeprefix("localhost/") == image
@@ -133,6 +127,6 @@ def test_a_job_that_outlasts_its_function_is_finished_by_the_container(
     said = subprocess.run(inside, check=True, capture_output=True, text=True).stdout
     assert said.strip() == "[True, True, False, False]"
     tests = ("pytest", "-n0", "-rs", "tests/scenarios/test_container.py")
-    process = service.run(".venv/bin/python", "-m", *tests, ENGINE=command, RUNNER_IMAGE=loaded)
+    process = fullest.run(".venv/bin/python", "-m", *tests, ENGINE=command, RUNNER_IMAGE=loaded)
     assert process.returncode == 0, described(process)
     assert "1 passed" in process.stdout

@@ -38,20 +38,18 @@ def eventually(look: Callable[[], str], sign: str) -> str:
     return text
 
 
+@pytest.mark.xdist_group("fullest")
 @pytest.mark.slow
-def test_a_job_that_outlasts_its_function(service: BakedProject, tmp_path: Path) -> None:
-    if not service.has_file("src/statement_service/adapters/pdf.py"):
-        pytest.skip("the page tells it of the statements example")
+def test_a_job_that_outlasts_its_function(fullest: BakedProject, tmp_path: Path) -> None:
     state = str(tmp_path / "state")
 
     def run(*command: str) -> str:
-        process = service.run(*command, PROCGROUP_STATE_DIR=state)
+        process = fullest.run(*command, PROCGROUP_STATE_DIR=state)
         assert process.returncode == 0, described(process)
         return process.stdout
 
     table, record, nothing = told()
-    assert service.run("make", "setup").returncode == 0
-    bin_ = service.path / ".venv" / "bin"
+    bin_ = fullest.path / ".venv" / "bin"
     up = ("up", "blueprints/service.yaml", "--set", "time_scale=0.2", "--detach")
     run(str(bin_ / "procgroup"), *up)
     try:

@@ -101,51 +101,48 @@ def built_for(service: BakedProject, python: str) -> Iterator[Path]:
         build.write_text(sound, encoding="utf-8")
 
 
-def test_the_scenarios_run_out_of_the_package(service: BakedProject) -> None:
+@pytest.mark.xdist_group("fullest")
+def test_the_scenarios_run_out_of_the_package(fullest: BakedProject) -> None:
     """On the runtime client, with the package built for the interpreter at hand: with bytecode."""
-    if not service.has_file("src/statement_service/adapters/pdf.py"):
-        pytest.skip("one example is enough: this one has more libraries")
-    service.run("make", "setup")
-    with built_for(service, interpreter_of(service)):
-        process = service.run("make", "test-runtime", "ZIP=build/lambda.zip", PYTEST_ADDOPTS="-v")
+    with built_for(fullest, interpreter_of(fullest)):
+        process = fullest.run("make", "test-runtime", "ZIP=build/lambda.zip", PYTEST_ADDOPTS="-v")
     assert process.returncode == 0, described(process)
     assert "test_core_shim_and_lambda_shim_come_out_of_the_zip" in process.stdout
 
 
-def test_a_package_for_another_interpreter_is_refused(service: BakedProject) -> None:
-    archive = service.path / "build" / "other.zip"
+@pytest.mark.xdist_group("fullest")
+def test_a_package_for_another_interpreter_is_refused(fullest: BakedProject) -> None:
+    archive = fullest.path / "build" / "other.zip"
     archive.parent.mkdir(exist_ok=True)
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("msgspec/_core.cpython-39-darwin.so", b"")
-    process = service.run("make", "test-runtime", f"ZIP={archive}")
+    process = fullest.run("make", "test-runtime", f"ZIP={archive}")
     assert process.returncode != 0
     assert "is not for this Python" in process.stdout
-    process = service.run("make", "test-runtime", "ZIP=build/none.zip")
+    process = fullest.run("make", "test-runtime", "ZIP=build/none.zip")
     assert process.returncode != 0
     assert "no build/none.zip: make build" in process.stdout
 
 
+@pytest.mark.xdist_group("fullest")
 @pytest.mark.slow
-def test_validate(service: BakedProject) -> None:
-    if not service.has_file("src/statement_service/adapters/pdf.py"):
-        pytest.skip("the fullest is enough: tests/deploy lints and checks the others")
-    process = service.run("make", "validate")
+def test_validate(fullest: BakedProject) -> None:
+    process = fullest.run("make", "validate")
     assert process.returncode == 0, described(process)
     assert "is a valid SAM Template" in process.stdout
 
 
+@pytest.mark.xdist_group("fullest")
 @pytest.mark.slow
-def test_validate_finds_what_sam_alone_overlooks(service: BakedProject) -> None:
+def test_validate_finds_what_sam_alone_overlooks(fullest: BakedProject) -> None:
     """A reference that nothing defines, inside a rollout: seen only after translation."""
-    if not service.has_file("src/statement_service/adapters/pdf.py"):
-        pytest.skip("once is enough: the rollout is the same in every example")
-    template = service.path / "deploy" / "template.yaml"
+    template = fullest.path / "deploy" / "template.yaml"
     sound = template.read_text(encoding="utf-8")
     broken = sound.replace("Alarms: [!Ref VersionFailed", "Alarms: [!Ref NoSuch")
     assert broken != sound
     template.write_text(broken, encoding="utf-8")
     try:
-        process = service.run("make", "validate")
+        process = fullest.run("make", "validate")
     finally:
         template.write_text(sound, encoding="utf-8")
     assert process.returncode != 0

@@ -20,8 +20,6 @@ from packaging.requirements import Requirement
 
 from ..baking import ROOT, TREE, BakedProject, Template, described
 
-pytestmark = pytest.mark.apart
-
 # How the sentence about a reserved name begins.
 TAKEN = r"(\w+ is taken: [^\n]+, so )?"
 

@@ -11,8 +11,6 @@ import yaml
 from .. import baking
 from ..baking import TREE, BakedProject, Template, commit_all, described, git
 
-pytestmark = pytest.mark.apart
-
 NO_GIT = (
     "The template is not a git checkout, so `copier update` cannot bring its later versions here."
 )

@@ -5,12 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import pytest
-
 from ..baking import SCRIPTS, BakedProject, Template, commit_all
 from .test_update import JOBS, born, edit, recorded, tracked
-
-pytestmark = pytest.mark.apart
 
 TEMPLATE_EDIT = "\n# The team's own remark.\n"
 
@@ -27,11 +23,10 @@ def switch(template: Template, project: BakedProject, target: str, **variables: 
     return f"{process.stdout}\nexit status {process.returncode}"
 
 
-@pytest.mark.parametrize("engine", ["cookiecutter", "copier"])
 def test_a_switch_leaves_a_fresh_tree_and_the_edits_elsewhere(
-    engine: str, own_template: Template, tmp_path: Path
+    own_template: Template, tmp_path: Path
 ) -> None:
-    project = born(engine, own_template, tmp_path / "output", deploy_target="sam")
+    project = born("cookiecutter", own_template.here, tmp_path / "output", deploy_target="sam")
     edit(project)
     edited = project.read(JOBS)
 
@@ -40,7 +35,7 @@ def test_a_switch_leaves_a_fresh_tree_and_the_edits_elsewhere(
     assert said.endswith("exit status 0"), said
     assert "Goes away: deploy/samconfig.toml, deploy/template.yaml" in said
     assert "WITH YOUR EDITS" not in said
-    fresh = born(engine, own_template, tmp_path / "fresh", deploy_target="cdk")
+    fresh = born("copier", own_template.here, tmp_path / "fresh", deploy_target="cdk")
     assert tracked(project) == tracked(fresh)
     for name in tracked(fresh) - {JOBS}:
         assert project.read(name) == fresh.read(name), name
@@ -51,7 +46,7 @@ def test_a_switch_leaves_a_fresh_tree_and_the_edits_elsewhere(
 def test_edits_that_would_go_are_named_first_and_the_switch_waits(
     own_template: Template, tmp_path: Path
 ) -> None:
-    project = born("copier", own_template, tmp_path / "output", deploy_target="sam")
+    project = born("copier", own_template.here, tmp_path / "output", deploy_target="sam")
     template = project.path / "deploy" / "template.yaml"
     template.write_text(template.read_text("utf-8") + TEMPLATE_EDIT, "utf-8")
     commit_all(project.path, "A remark")
@@ -69,7 +64,7 @@ def test_edits_that_would_go_are_named_first_and_the_switch_waits(
 
 
 def test_what_is_not_committed_is_not_risked(own_template: Template, tmp_path: Path) -> None:
-    project = born("copier", own_template, tmp_path / "output", deploy_target="sam")
+    project = born("copier", own_template.here, tmp_path / "output", deploy_target="sam")
     makefile = project.path / "Makefile"
     makefile.write_text(makefile.read_text("utf-8") + TEMPLATE_EDIT, "utf-8")
     said = switch(own_template, project, "cdk")
@@ -80,7 +75,7 @@ def test_what_is_not_committed_is_not_risked(own_template: Template, tmp_path: P
 def test_where_there_is_nothing_to_switch_to_the_others_are_named(
     own_template: Template, tmp_path: Path
 ) -> None:
-    project = born("copier", own_template, tmp_path / "output", deploy_target="cdk")
+    project = born("copier", own_template.here, tmp_path / "output", deploy_target="cdk")
     for target in ("cdk", "terraform"):
         said = switch(own_template, project, target)
         assert "deploys with cdk. To change that: make switch TARGET=sam or" in said

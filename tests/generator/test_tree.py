@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
@@ -68,6 +69,19 @@ def test_no_index_and_no_path_of_a_machine_in_the_lock() -> None:
         r"^\s*(--(extra-)?index|--find-links|-f |-i )|://|file:", lock, re.MULTILINE
     )
     assert not re.search(r"(^|\s)/\w", lock)
+
+
+def test_the_servers_packages_bring_no_plugin_of_pytests() -> None:
+    """Each costs every pytest process a third of a second. They are switched off by their own names."""
+    plugins = {
+        point.name
+        for point in entry_points(group="pytest11")
+        if point.dist is not None and "valkey" in point.dist.name
+    }
+    assert plugins
+    for project in (ROOT / "pyproject.toml", ROOT / TREE / "pyproject.toml"):
+        blocked = re.findall(r"-p no:(\w+)", project.read_text(encoding="utf-8"))
+        assert plugins <= set(blocked), project
 
 
 def test_names_of_any_length_leave_python_formatted(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +90,10 @@ def main(arguments: list[str]) -> int:
         print("Commit your changes first.", file=sys.stderr)
         return 1
     print(f"Switches from {now} to {target}, at the template's version {recorded['_commit']}.")
-    with tempfile.TemporaryDirectory() as directory:
-        before = render(recorded, now, Path(directory, "before"))
-        after = render(recorded, target, Path(directory, "after"))
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor() as side_by_side:
+        before, after = side_by_side.map(
+            lambda tool: render(recorded, tool, Path(scratch, tool)), (now, target)
+        )
     lost = announce(before, after)
     print("\nDeployed stages are not touched. Functions keep their names, so destroy a stage with")
     print(f"{now} (make destroy STAGE=…) before you deploy it with {target}.")

@@ -117,6 +117,11 @@ def binary(kind: str) -> str:
     return _SERVERS[kind] or pytest.skip(f"no {kind} server here")
 
 
+# The first server that is here, and tests of which that is enough: they look at no server's ways.
+ONE = next((kind for kind, path in _SERVERS.items() if path), "redis")
+on_one_server = pytest.mark.parametrize("server", [ONE], indirect=True)
+
+
 @pytest.fixture(scope="session", params=_kinds())
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from local_sqs import Queue, cli
 
-from .conftest import VENDOR, Server, binary
+from .conftest import ONE, VENDOR, Server, binary
 
 EXAMPLE = '{"type": "ready made"}'
 Run = Callable[..., int]
@@ -125,7 +125,7 @@ class Watch:
 
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[Server]:
-    running = Server(binary("redis"), tmp_path)
+    running = Server(binary(ONE), tmp_path)
     yield running
     running.kill()
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from local_sqs import Queue
 
-from .conftest import Server, binary, wait_until
+from .conftest import ONE, Server, binary, wait_until
 
 
 def test_a_sender_says_that_redis_is_away_and_that_it_is_back(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    server = Server(binary("redis"), tmp_path)
+    server = Server(binary(ONE), tmp_path)
     try:
         queue = Queue.open(f"redis://127.0.0.1:{server.port}/orders", retry_for=30)
         queue.send("before")

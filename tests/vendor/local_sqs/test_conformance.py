@@ -10,7 +10,9 @@ from tests.vendor.local_sqs.conformance.local import LocalRing
 from tests.vendor.local_sqs.conformance.rows import table
 from tests.vendor.local_sqs.conformance.runner import run
 
-pytestmark = pytest.mark.parametrize("server", ["redis"], indirect=True)
+from .conftest import on_one_server
+
+pytestmark = [pytest.mark.together, on_one_server]
 
 
 @pytest.fixture(scope="module", params=["local", "runtime"])

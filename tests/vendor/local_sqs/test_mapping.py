@@ -362,9 +362,10 @@ def test_reserved_concurrency_below_the_mapping_s_burns_receives(
 def test_no_reserved_concurrency_at_all_throttles_everything(queue, start_mapping, wait_until):
     mapping = start_mapping(function={"reserved_concurrency": 0})
     queue.send_batch(["a", "b"])
-    wait_until(lambda: queue.stats().in_flight == 2, "received")
+    told = "2 messages return after their visibility timeout"
+    wait_until(lambda: told in mapping.log(), "throttled")
+    assert queue.stats().in_flight == 2
     assert mapping.environments() == []
-    assert "2 messages return after their visibility timeout" in mapping.log()
 
 
 # Slow environments, by a fault switch

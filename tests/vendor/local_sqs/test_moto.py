@@ -23,6 +23,8 @@ from local_sqs import Client, Message, Queue, advance_clock
 from moto.core.utils import unix_time, unix_time_millis
 from moto.server import ThreadedMotoServer
 
+from .conftest import on_one_server
+
 MINUTE = 60
 ROOM = 10  # messages at most in a queue, so that a receive takes all it may and has no choice
 
@@ -281,6 +283,7 @@ class Fifo(Beside):
         super().let_pass(minutes)
 
 
+@on_one_server
 @pytest.mark.parametrize("machine", [Standard, Fifo], ids=["standard", "FIFO"])
 def test_the_queue_does_as_moto_where_moto_is_right(client, sqs, moto_clock, machine):
     connected = {"client": client, "sqs": sqs, "moto_clock": moto_clock}

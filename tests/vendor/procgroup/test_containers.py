@@ -43,6 +43,8 @@ from .conftest import (
     wait_until,
 )
 
+pytestmark = pytest.mark.together
+
 IMAGE = "localhost/procgroup-test:latest"
 
 BOX = f"""\

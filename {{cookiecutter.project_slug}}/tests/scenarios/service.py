@@ -6,12 +6,18 @@ import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager{% if cookiecutter.overflow == 'fargate' %}, suppress{% endif %}
 from pathlib import Path
 from typing import Any
 
 import msgspec
+{%- if cookiecutter.overflow == 'fargate' %}
+from lambda_shim import budget
+from lambda_shim.objects import Conflict
+from lambda_shim.records import KEEP, DeadLetterRecord, DirectoryStore
+{%- else %}
 from lambda_shim.records import DeadLetterRecord, DirectoryStore
+{%- endif %}
 from local_sqs import {% if cookiecutter.queue_type == 'fifo' %}Entry, {% endif %}Queue, advance_clock
 from local_sqs.faults import set_faults
 {%- if cookiecutter.overflow == 'fargate' %}
@@ -231,10 +237,29 @@ class LocalService(Service):
         )
         return records[0]
 
+    def pass_waits(self) -> None:
+        """Let what failed runs and refused launches have to wait for pass, without waiting."""
+
+        def due(record: DeadLetterRecord | None) -> Any:
+            return KEEP if record is None else msgspec.structs.replace(record, not_before=0.0)
+
+        store = DirectoryStore(str(self.dead_letters))
+        for record in store.list():
+            if record.not_before:
+                store.update(record.key, due)
+        if (found := store.objects.get(budget.KEY)) is not None:
+            stored = msgspec.json.decode(found[0], type=budget.Budget)
+            if any(pool.not_before for pool in stored.pools.values()):
+                for pool in stored.pools.values():
+                    pool.not_before = 0.0
+                with suppress(Conflict):  # then at the next sweep
+                    store.objects.put(budget.KEY, msgspec.json.encode(stored), found[1])
+
     def sweep_until(self, condition: Callable[[], Any], what: str) -> None:
-        """Let the dispatcher's schedule tick until the condition holds."""
+        """Let the dispatcher's schedule tick until the condition holds, and no wait be long."""
 
         def swept() -> bool:
+            self.pass_waits()
             self.tasks.tick()
             deadline = time.monotonic() + 0.5
             while not (value := condition()) and time.monotonic() < deadline:
