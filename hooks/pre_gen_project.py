@@ -81,6 +81,9 @@ RESERVED_NAMES = set(
 )
 
 LONGEST = {"project_name": 60, "project_slug": 40, "description": 200, "owner": 100}  # characters
+# Name and description together are a stack's description, which has 1,024 bytes:
+# https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/template-description-structure.html
+MOST_BYTES = 780
 
 
 def problems(answers: dict[str, str]) -> list[str]:
@@ -101,6 +104,8 @@ def text_problem(name: str, text: str) -> str:
         return f"{name} must not be empty, nor begin or end with white space."
     if len(text) > LONGEST[name]:
         return f"{name} must be {LONGEST[name]} characters or fewer."
+    if len(text.encode(errors="replace")) > MOST_BYTES:
+        return f"{name} must be {MOST_BYTES} bytes in UTF-8 or fewer."
     if not text.isprintable() or re.search(r'["`{}\\]', text):
         return (
             f"{name} must not hold double quotes, backticks, backslashes, braces, line breaks "
@@ -153,37 +158,40 @@ def overflow_problem(overflow: str, queue_type: str) -> str:
     return ""
 
 
-def parents_made_for(project: Path) -> list[Path]:
-    """The directories above `project` that cookiecutter made together with it.
+def made_along_with(project: Path, output: Path) -> list[Path]:
+    """The other directories that cookiecutter made for `project`, each before those above it.
 
-    For a slug such as "a/b", or an output directory that is not there, it makes these, too, and
-    removes only the innermost again. A directory that nobody has read yet still has its time of
-    birth as its access time, and one `mkdir` with parents gives them all the same; so an empty
-    directory of someone else's is not mistaken.
+    For a slug such as "a/b" or "../b", or an output directory that is not there, it makes more than
+    one, and removes only `project` again. A directory that nobody has read yet still has its time
+    of birth as its access time, and they are all made in one go; so an empty directory of someone
+    else's is not mistaken.
     """
-    made = []
+    made: list[Path] = []
     born = project.stat().st_atime_ns
-    for parent in project.parents:
-        if abs(parent.stat().st_atime_ns - born) > 200_000_000 or len(list(parent.iterdir())) != 1:
-            break
-        made.append(parent)
+    around = {output, *output.parents, *project.parents}
+    for place in sorted(around, key=lambda path: len(path.parts), reverse=True):
+        with suppress(OSError):
+            of_one_birth = abs(place.stat().st_atime_ns - born) < 200_000_000
+            if of_one_birth and {*place.iterdir()} <= {project, *made}:
+                made.append(place)
     return made
 
 
-def remove_after(project: Path, parents: list[Path]) -> None:
-    """Have `parents` removed as soon as cookiecutter has removed `project`.
+def remove_after(project: Path, made: list[Path]) -> None:
+    """Have `made` removed as soon as cookiecutter has removed `project`.
 
     Only a process that outlives this one can: cookiecutter trips over a `project` that is gone
-    already, and leaves its parents alone.
+    already, and leaves the others alone. It holds on to this one's output, so that whoever reads
+    that to its end finds all of them gone.
     """
-    if not parents or not hasattr(os, "fork") or os.fork():
+    if not made or not hasattr(os, "fork") or os.fork():
         return
     deadline = time.monotonic() + 20  # seconds; with --keep-project-on-failure it stays
     while project.exists() and time.monotonic() < deadline:
         time.sleep(0.0001)
-    for parent in parents:
+    for place in made:
         with suppress(OSError):  # not empty: it is in use
-            parent.rmdir()
+            place.rmdir()
     os._exit(0)
 
 
@@ -197,7 +205,7 @@ def main() -> int:
         return 0
     print("\n".join(sentences), file=sys.stderr, flush=True)
     project = Path.cwd()
-    remove_after(project, parents_made_for(project))
+    remove_after(project, made_along_with(project, Path(ANSWERS["_output_dir"]).resolve()))
     return 1
 
 

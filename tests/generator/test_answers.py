@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import keyword
+import os
 import re
 import sys
 import tomllib
@@ -143,13 +144,13 @@ OWNERS_REFUSED = [
 ALLOWED = [
     *(("project_name", text) for text in [*TEXTS_ALLOWED, "n" * 60]),
     *(("project_slug", slug) for slug in SLUGS_ALLOWED),
-    *(("description", text) for text in [*TEXTS_ALLOWED, "d" * 200]),
+    *(("description", text) for text in [*TEXTS_ALLOWED, "d" * 200, "\N{GRINNING FACE}" * 195]),
     *(("owner", owner) for owner in OWNERS_ALLOWED),
 ]
 REFUSED = [
     *(("project_name", text) for text in [*TEXTS_REFUSED, "n" * 61]),
     *(("project_slug", slug) for slug in SLUGS_REFUSED),
-    *(("description", text) for text in [*TEXTS_REFUSED, "d" * 201]),
+    *(("description", text) for text in [*TEXTS_REFUSED, "d" * 201, "\N{GRINNING FACE}" * 196]),
     *(("owner", owner) for owner in OWNERS_REFUSED),
 ]
 
@@ -319,7 +320,7 @@ def test_cookiecutter_leaves_nothing_behind(slug: str, template: Template, tmp_p
 
 
 @pytest.mark.parametrize("place", ["new", "new/newer"])
-@pytest.mark.parametrize("slug", ["json", "a/b"])
+@pytest.mark.parametrize("slug", ["json", "a/b", "../b"])
 def test_cookiecutter_leaves_no_output_directory_behind_that_it_made(
     slug: str, place: str, template: Template, tmp_path: Path
 ) -> None:
@@ -365,6 +366,7 @@ def test_cookiecutter_keeps_a_project_that_it_was_to_overwrite(
     mine = tmp_path / "json" / "mine.txt"
     mine.parent.mkdir()
     mine.write_text("mine")
+    os.utime(mine.parent, (0, 0))  # as a project that was made some time ago
     process = template.cookiecutter(tmp_path, "--overwrite-if-exists", project_slug="json")
     assert process.returncode == 1
     assert list(tmp_path.rglob("*")) == [mine.parent, mine]

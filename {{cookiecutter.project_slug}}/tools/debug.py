@@ -1,7 +1,10 @@
 """The service with its jobs in this very process: no fork, no timeout, so breakpoints work."""
 
+import os
+import pdb  # noqa: T100  this is the debugger's place
 import sys
 from pathlib import Path
+from typing import Any
 
 from procgroup import ProcessGroup
 
@@ -10,7 +13,14 @@ from {{ cookiecutter.__package_name }}.shims import local_redis
 BLUEPRINT = Path(__file__).parent.parent / "blueprints" / "service.yaml"
 
 
+def stop_here(*_: Any, **__: Any) -> None:
+    """What `breakpoint()` does, except that ctrl-C stays what ends the whole, after a `c` as well."""
+    pdb.Pdb(nosigint=True).set_trace(sys._getframe(1))
+
+
 def main() -> None:
+    if "PYTHONBREAKPOINT" not in os.environ:
+        sys.breakpointhook = stop_here
     with ProcessGroup.launch(BLUEPRINT) as group:
         worker = group["worker"]
         settings = worker.configs["settings.json"]
