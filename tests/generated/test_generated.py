@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,23 @@ def test_lint(service: BakedProject) -> None:
     passes(service, "lint")
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
+def of(kind: str, *more: str) -> Any:
+    """A kind of service as a parameter, where some are enough."""
+    return pytest.param(kind, *more, marks=pytest.mark.xdist_group(kind))
+
+
+# "fifo" is the minimal example, too.
+@pytest.mark.parametrize(
+    ("service", "system"),
+    [
+        of("statements", "runit"),
+        of("statements", "neither"),
+        of("minimal", "neither"),
+        of("fifo", "runit"),
+        of("fifo", "neither"),
+    ],
+    indirect=["service"],
+)
 def test_test(service: BakedProject, system: str, tmp_path: Path) -> None:
     for tool in NEEDED[system]:
         if shutil.which(tool) is None:
@@ -40,6 +57,7 @@ def test_test(service: BakedProject, system: str, tmp_path: Path) -> None:
     passes(service, "test", **variables)
 
 
+@pytest.mark.parametrize("service", [of("statements"), of("fifo")], indirect=True)
 def test_test_runtime(service: BakedProject) -> None:
     passes(service, "test-runtime")
 

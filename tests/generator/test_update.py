@@ -64,7 +64,9 @@ def test_update_keeps_edits_and_brings_changes(
     edited = project.read(JOBS)
     release(own_template, "v0.2.0")
 
-    process = own_template.copier_update(project.path)
+    # A new process for one of them; what is recorded is the same.
+    program = own_template if engine == "copier" else own_template.here
+    process = program.copier_update(project.path)
 
     assert process.returncode == 0, described(process)
     assert "trust" not in (process.stdout + process.stderr).lower()

@@ -16,6 +16,11 @@ from local_sqs import Queue, advance_clock
 from local_sqs.faults import set_faults
 from local_sqs.invocation import MAXIMUM_RESPONSE_BYTES
 
+from .conftest import on_one_server
+
+# What servers do differently would show in the queue's own tests, the model's and the chaos runs.
+pytestmark = on_one_server
+
 BOTH = pytest.mark.parametrize("environments", ["fork", "runtime"])
 
 

