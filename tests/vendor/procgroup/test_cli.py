@@ -203,6 +203,25 @@ def test_stop_start_restart_of_roles(detached: ProcessGroup) -> None:
     assert "no role 'nope'; the group has queue, worker" in procgroup("stop", "nope", status=1)
 
 
+def test_how_long_a_role_may_take_to_stop_can_be_said(state: State, write: Write) -> None:
+    path = write(
+        "name: stubborn\n"
+        "roles:\n"
+        "  deaf: {binary: sh, args: ['-c', \"trap '' TERM; echo up; while :; do sleep 1; done\"],"
+        " ready: {log: up}, stop_timeout: 3600}\n"
+    )
+    procgroup("up", str(path), "--detach")
+    group = ProcessGroup.attach("stubborn")
+    assert procgroup("stop", "-t", "0.1", "deaf") == "deaf.0: stopped\n"
+    assert group["deaf"].status()["exit"] == "killed by SIGKILL"
+    procgroup("start")
+    assert procgroup("restart", "--timeout", "0") == "deaf.0: ready\n"
+    assert "expected seconds" in procgroup("stop", "-t", "-1", status=2)
+    assert procgroup("down", "-t", "0") == f"{group.id} (stubborn): stopped\n"
+    group.close()
+    state.expect_nothing_left()
+
+
 def test_roles_start_after_those_they_need(state: State, write: Write) -> None:
     """Whatever the order in the file: a dependent that starts first would end, and be given up."""
     path = write(

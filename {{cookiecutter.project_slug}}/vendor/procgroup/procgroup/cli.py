@@ -179,6 +179,15 @@ def _parser() -> argparse.ArgumentParser:
         if roles:
             added.add_argument("roles", nargs=roles, metavar="ROLE")
 
+    def stopping(added: argparse.ArgumentParser) -> None:
+        added.add_argument(
+            "-t",
+            "--timeout",
+            type=_patience,
+            metavar="SECONDS",
+            help="how long a role may take to stop before it is killed (default: its stop_timeout)",
+        )
+
     ps = verb("ps", _ps, "list the groups of this node; with -g the roles of one")
     of_group(ps, None, "the group whose roles to list")
     ps.add_argument("-q", "--quiet", action="store_true", help="only ids (with -g: only pids)")
@@ -201,12 +210,16 @@ def _parser() -> argparse.ArgumentParser:
         ("pause", "SIGSTOP roles, or freeze their containers"),
         ("unpause", "the end of pause"),
     ):
-        of_group(verb(name, _control, text), "*")
+        control = verb(name, _control, text)
+        of_group(control, "*")
+        if name in ("stop", "restart"):
+            stopping(control)
     kill = verb("kill", _kill, "kill roles, or send them another signal; killed ones restart")
     of_group(kill, "*")
     kill.add_argument("-s", "--signal", default="KILL", help="KILL, HUP, USR1 ... (default: KILL)")
     down = verb("down", _down, "stop a group and remove it")
     of_group(down, None)
+    stopping(down)
     down.add_argument("-a", "--all", action="store_true", help="every group of this node")
     gc = verb("gc", _gc, "remove what dead processes left behind")
     gc.add_argument(
@@ -226,6 +239,10 @@ def _seconds(text: str) -> float:
     if not 0 < seconds <= 86400:
         raise argparse.ArgumentTypeError(f"{text!r}: expected seconds, more than 0")
     return seconds
+
+
+def _patience(text: str) -> float:
+    return 0.0 if text == "0" else _seconds(text)
 
 
 def _line_count(text: str) -> int | None:
@@ -605,12 +622,13 @@ def _chosen_roles(group: ProcessGroup | Discovery, names: Sequence[str]) -> list
 
 def _control(options: argparse.Namespace) -> int:
     steps = _STEPS[options.verb]
+    details = {"stop": {"patience": getattr(options, "timeout", None)}}
     with _chosen(options) as group:
         needed_first = _needed_first(group, _chosen_roles(group, options.roles))
         for step in steps:
             up = step in ("start", "resume")
             for role in needed_first if up else reversed(needed_first):
-                getattr(role, step)()
+                getattr(role, step)(**details.get(step, {}))
                 if step == steps[-1]:
                     print(f"{role.label}: {role.state}", flush=True)
     return 0
@@ -648,11 +666,11 @@ def _down(options: argparse.Namespace) -> int:
         rows = _live(_registry())
         for row in rows:
             with contextlib.suppress(GroupLost):
-                ProcessGroup.attach(row.directory).stop(graceful=True)
+                ProcessGroup.attach(row.directory).stop(graceful=True, patience=options.timeout)
                 print(f"{row.id} ({row.name}): stopped", flush=True)
         return 0
     group = _chosen(options)
-    group.stop(graceful=True)
+    group.stop(graceful=True, patience=options.timeout)
     print(f"{group.id} ({group.name}): stopped")
     return 0
 

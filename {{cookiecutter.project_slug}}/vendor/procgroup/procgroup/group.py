@@ -183,24 +183,27 @@ class Role(RoleInfo):
         pid = self.pid
         return [] if pid is None else processes.descendants(pid)
 
-    def stop(self, timeout: float | None = None) -> None:
-        """Signal the whole process group (`stop_signal`), SIGKILL it after `stop_timeout`.
+    def stop(self, timeout: float | None = None, *, patience: float | None = None) -> None:
+        """Signal the whole process group (`stop_signal`), SIGKILL it after `patience` seconds, by
+        default the role's `stop_timeout`.
 
         Returns when it is gone; it stays down until `start`. Raises NotReady after `timeout` seconds,
         by default a minute more than the group's roles may take to stop.
         """
-        self._control("stop", self._limit(timeout))
+        self._control("stop", self._limit(timeout, patience), patience)
 
     def start(self, timeout: float = 30.0) -> None:
         """Start a stopped or given-up role and wait until it is ready. Raises NotReady."""
         self._control("start", timeout)
 
-    def restart(self, timeout: float | None = None) -> None:
+    def restart(self, timeout: float | None = None, *, patience: float | None = None) -> None:
         """`stop`, then `start`: returns when the role is ready again, on the same ports."""
-        self._control("restart", self._limit(timeout))
+        self._control("restart", self._limit(timeout, patience), patience)
 
-    def _limit(self, timeout: float | None) -> float:
-        return self._group._stop_timeout + 60.0 if timeout is None else timeout
+    def _limit(self, timeout: float | None, patience: float | None) -> float:
+        if timeout is not None:
+            return timeout
+        return self._group._stop_timeout + (patience or 0.0) + 60.0
 
     def kill(self, timeout: float = 30.0) -> None:
         """SIGKILL the main process; returns when it is dead. The supervisor starts it again."""
@@ -225,12 +228,11 @@ class Role(RoleInfo):
         """Wait until the role is ready. Raises NotReady after `timeout` seconds."""
         self._control("wait_ready", timeout)
 
-    def _control(self, call: str, timeout: float) -> None:
+    def _control(self, call: str, timeout: float, patience: float | None = None) -> None:
         began = time.monotonic()
+        which = {"role": self.name, "replica": self.replica}
         try:
-            self._group._call(
-                call, timeout + _SLACK, role=self.name, replica=self.replica, timeout=timeout
-            )
+            self._group._call(call, timeout + _SLACK, **which, timeout=timeout, patience=patience)
         except _Refused as refusal:
             waited = time.monotonic() - began
             described = [
@@ -517,18 +519,18 @@ class ProcessGroup:
             raise GroupLost(f"the group {self.id} has been stopped")
         return self._connection.call(name, limit, **arguments)
 
-    def stop(self, *, graceful: bool = False) -> None:
+    def stop(self, *, graceful: bool = False, patience: float | None = None) -> None:
         """End every process of the group, free its ports, remove its directory.
 
         Fast by default: SIGKILL for all but roles that ask for `graceful: true`. With `graceful`
-        every role gets its stop signal and its `stop_timeout`, dependents first. With `failed`
-        set, the directory stays. A second call does nothing.
+        every role gets its stop signal and `patience` seconds, by default its `stop_timeout`,
+        dependents first. With `failed` set, the directory stays. A second call does nothing.
         """
         if self._stopped:
             return
         try:
             try:
-                self._end(graceful)
+                self._end(graceful, patience)
             except KeyboardInterrupt:  # a person who presses ctrl-C again means it
                 self._end(graceful=False)
                 raise
@@ -545,9 +547,13 @@ class ProcessGroup:
                 else:
                     registry.release(self.id)
 
-    def _end(self, graceful: bool) -> None:
+    def _end(self, graceful: bool, patience: float | None = None) -> None:
         limit = self._stop_timeout + 2 * _SLACK
-        ended = self._call("teardown", limit, graceful=graceful, keep=self.failed)
+        if patience is not None:
+            limit += patience * len(self.all_roles())  # one after the other, at the most
+        ended = self._call(
+            "teardown", limit, graceful=graceful, patience=patience, keep=self.failed
+        )
         if ended and ended["kept"]:  # an older keeper says nothing
             self.failed = True  # its directory may be one that could not be removed
         self._connection.wait_closed(_SLACK)

@@ -93,8 +93,11 @@ class KeptRole:
             elif self.state != "stopping":  # else it begins when it has ended
                 self._begin()
 
-    def stop(self) -> None:
-        """Signal the whole process group, and kill it when its patience ends."""
+    def stop(self, patience: float | None = None) -> None:
+        """Signal the whole process group, and kill it when its patience ends.
+
+        `patience` is in seconds, by default the role's `stop_timeout`.
+        """
         self.wanted = False
         if self._cleaner is not None:
             self._become("stopping")
@@ -106,7 +109,8 @@ class KeptRole:
                     self._run(self.plan["thaw"])
             self.close_probe()
             self._become("stopping")
-            self._deadline = time.monotonic() + self.plan["stop_timeout"]
+            patience = self.plan["stop_timeout"] if patience is None else patience
+            self._deadline = time.monotonic() + patience
             if self.pid is not None:
                 # Never killpg before the role has its own group: the signal would go elsewhere.
                 self._signal_tree(self.plan["stop_signal"])
@@ -410,6 +414,7 @@ class Keeper:
         self._channels: set[Channel] = set()  # of those who connected to `control`
         self._ending: list[list[KeptRole]] | None = None  # roles still to be stopped, in order
         self._after_end: tuple[Channel, int] | None = None
+        self._patience: float | None = None  # with roles that are stopped at the end
         self._remove = True
         self._launcher = launcher
         # Signals arrive as bytes on this pipe, so that they wake the poll without a race.
@@ -580,6 +585,7 @@ class Keeper:
             channel.send({"id": number, "result": [role.report() for role in self.roles]})
         elif call == "teardown":
             self._remove = not message.get("keep", False)
+            self._patience = message.get("patience")
             self._after_end = channel, number
             self._end(graceful=message.get("graceful", False))
         else:
@@ -588,7 +594,7 @@ class Keeper:
                 sent = role.pid is not None and processes.send(role.pid, message["number"])
                 channel.send({"id": number, "result": sent})
             else:
-                self._control(channel, number, role, call, message.get("timeout"))
+                self._control(channel, number, role, call, message)
 
     def _find(self, name: str, replica: int) -> KeptRole:
         for role in self.roles:
@@ -597,7 +603,12 @@ class Keeper:
         raise LookupError(f"the group has no role {name}.{replica}")
 
     def _control(
-        self, channel: Channel, number: int, role: KeptRole, call: str, timeout: float | None
+        self,
+        channel: Channel,
+        number: int,
+        role: KeptRole,
+        call: str,
+        message: dict[str, Any],
     ) -> None:
         def no_failure() -> str | None:
             return None
@@ -613,11 +624,11 @@ class Keeper:
         failure = no_failure
         condition: Callable[[], bool] = lambda: True  # noqa: E731
         if call == "stop":
-            role.stop()
+            role.stop(message.get("patience"))
             failure, condition = started, lambda: role.state == "stopped"
         elif call in ("start", "restart"):
             if call == "restart":
-                role.stop()
+                role.stop(message.get("patience"))
             role.start()
             failure, condition = crashed, lambda: role.state == "ready"
         elif call == "kill":
@@ -632,6 +643,7 @@ class Keeper:
             failure, condition = crashed, lambda: role.state == "ready"
         else:
             raise LookupError(f"unknown request {call!r}")
+        timeout = message.get("timeout")
         deadline = None if timeout is None else time.monotonic() + timeout
         self._waiters.append(_Waiter(channel, number, condition, failure, deadline, role.report))
 
@@ -739,7 +751,7 @@ class Keeper:
         while self._ending:
             for role in self._ending[0]:
                 if role.wanted:
-                    role.stop()
+                    role.stop(self._patience)
             if any(role.state != "stopped" for role in self._ending[0]):
                 return
             self._ending.pop(0)
