@@ -68,7 +68,7 @@ def test_what_is_not_committed_is_not_risked(own_template: Template, tmp_path: P
     makefile = project.path / "Makefile"
     makefile.write_text(makefile.read_text("utf-8") + TEMPLATE_EDIT, "utf-8")
     said = switch(own_template, project, "cdk")
-    assert "Commit your changes first." in said
+    assert "Commit your changes first:\n M Makefile\n" in said
     assert said.endswith("exit status 1")
 
 

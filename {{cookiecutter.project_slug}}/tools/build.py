@@ -4,6 +4,7 @@ Wheels are taken for Lambda's platform, not this machine's, so nothing is compil
 is needed. What ships is the service and lambda_shim; the local shim and the rest of vendor/ do not.
 """
 
+import functools
 import os
 import shutil
 import subprocess
@@ -23,7 +24,12 @@ ARCHITECTURE = "x86_64"
 PLATFORMS = {"x86_64": "x86_64-manylinux2014", "arm64": "aarch64-manylinux2014"}
 # The earliest moment a zip entry can bear.
 EPOCH = (1980, 1, 1, 0, 0, 0)
-LOCAL_ONLY = {"cli.py", "dead_letters_cli.py", "local_redis.py", "redis_queue.py"}
+# What stays here, by the directory it lies in: below the service's package, or lambda_shim itself.
+LOCAL_ONLY = {
+    "adapters": {"redis_queue.py"},
+    "shims": {"cli.py", "dead_letters_cli.py", "local_redis.py"},
+    "lambda_shim": {"dead_letters_cli.py"},
+}
 
 
 def run(*command: str) -> None:
@@ -44,10 +50,20 @@ def collect(target: Path, *groups: str, python: str = PYTHON) -> None:
         *("--python-platform", PLATFORMS[ARCHITECTURE]),
     )
     package = next(path.parent for path in (PROJECT / "src").glob("*/shims"))
-    ignore = shutil.ignore_patterns("__pycache__", "py.typed", *LOCAL_ONLY)
-    shutil.copytree(package, target / package.name, ignore=ignore)
-    shim = PROJECT / "vendor" / "lambda_shim" / "lambda_shim"
-    shutil.copytree(shim, target / shim.name, ignore=ignore)
+    for directory in (package, PROJECT / "vendor" / "lambda_shim" / "lambda_shim"):
+        leave_out = functools.partial(stays, directory)
+        shutil.copytree(directory, target / directory.name, ignore=leave_out)
+
+
+def stays(top: Path, directory: str, names: list[str]) -> set[str]:
+    """Which of the names in a directory below `top` do not ship."""
+    place = Path(directory)
+    at_hand = LOCAL_ONLY.get(place.name, set()) if top in (place, place.parent) else set()
+    return {
+        name
+        for name in names
+        if name in at_hand or name in ("__pycache__", "py.typed") or name.startswith(".")
+    }
 
 
 def prune(target: Path) -> None:
@@ -68,12 +84,14 @@ def compile_bytecode(target: Path) -> bool:
     import compileall
     from py_compile import PycInvalidationMode
 
+    sys.pycache_prefix = None  # or they would be written elsewhere
     # Unchecked: they belong to exactly these sources, and zips do not keep times to the second.
     return bool(
         compileall.compile_dir(
             target,
             quiet=1,
             stripdir=str(target),
+            optimize=0,
             invalidation_mode=PycInvalidationMode.UNCHECKED_HASH,
         )
     )

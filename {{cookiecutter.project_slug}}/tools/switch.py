@@ -86,8 +86,9 @@ def main(arguments: list[str]) -> int:
     if "_commit" not in recorded:
         print("This service has no link to a version of its template.", file=sys.stderr)
         return 1
-    if subprocess.run(["git", "diff", "--quiet", "HEAD"], cwd=PROJECT).returncode:
-        print("Commit your changes first.", file=sys.stderr)
+    status = ("git", "status", "--porcelain")
+    if changed := subprocess.run(status, cwd=PROJECT, capture_output=True, text=True).stdout:
+        print(f"Commit your changes first:\n{changed}", end="", file=sys.stderr)
         return 1
     print(f"Switches from {now} to {target}, at the template's version {recorded['_commit']}.")
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor() as side_by_side:

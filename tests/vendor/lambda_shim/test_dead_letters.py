@@ -249,6 +249,63 @@ def test_messages_of_a_group_are_sent_again_in_their_order(memory: Desk) -> None
     assert [entry.body for entry in memory.queues[fifo].sent] == list("012345")
 
 
+def test_what_follows_an_unsent_message_of_its_group_stays_behind_it(memory: Desk) -> None:
+    fifo = f"{ORDERS}.fifo"
+    queue = memory.queues[fifo] = Queue()
+    for number, body in enumerate(["g 0", "g refused", "h 0", "g 2", "h 1", "g 3"]):
+        numbered = {"MessageGroupId": body[0], "SequenceNumber": str(number)}
+        memory.put(f"m{number}", body=body, source=fifo, attributes=numbered)
+    assert memory("redrive", "--all") == 1
+    assert [entry.body for entry in queue.sent] == ["g 0", "h 0", "h 1"]
+    assert memory.keys() == ["m1", "m3", "m5"]
+    assert memory("purge", "m1") == 0
+    assert memory("redrive", "--all") == 0
+    assert [entry.body for entry in queue.sent] == ["g 0", "h 0", "h 1", "g 2", "g 3"]
+
+
+def test_a_queue_that_fails_for_a_moment_keeps_its_groups_order(
+    memory: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fifo = f"{ORDERS}.fifo"
+
+    class Shaky(Queue):
+        failed = False
+
+        def send_entries(self, entries: Sequence[Entry]) -> list[Refused]:
+            if len(self.sent) == 1 and not self.failed:
+                self.failed = True
+                raise ConnectionError("reset")
+            return super().send_entries(entries)
+
+    queue = memory.queues[fifo] = Shaky()
+    for number in range(4):
+        numbered = {"MessageGroupId": "g", "SequenceNumber": str(number)}
+        memory.put(f"m{number}", body=str(number), source=fifo, attributes=numbered)
+    assert memory("redrive", "--all") == 1
+    assert "m2: left alone: an earlier message of its group was not sent" in capsys.readouterr().err
+    assert memory("redrive", "--all") == 0
+    assert [entry.body for entry in queue.sent] == ["0", "1", "2", "3"]
+
+
+def test_a_body_that_nests_too_deeply_stands_in_nobodys_way(
+    memory: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    memory.put("a", body="[" * 50_000, reason="malformed")
+    memory.put("b", body='{"type": "bill"}')
+    assert memory("ls", "--type", "bill", "--json") == 0
+    assert [each["key"] for each in json.loads(capsys.readouterr().out)] == ["b"]
+    assert memory("show", "a") == 0
+
+
+def test_programs_are_told_every_field(memory: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    memory.put("a")
+    for command in (["ls"], ["show", "a"]):
+        assert memory(*command, "--json") == 0
+        told = json.loads(capsys.readouterr().out)
+        told = told[0] if isinstance(told, list) else told
+        assert (told["key"], told["state"], told["runs"]) == ("a", PARKED, 0)
+
+
 def test_other_messages_are_sent_again_the_oldest_first_queue_by_queue(memory: Desk) -> None:
     for key, sent in (("a", 3), ("b", 1), ("c", 2)):
         memory.put(
@@ -299,9 +356,10 @@ def test_the_history_goes_on_when_a_redriven_message_fails_again(memory: Desk) -
 
 
 def test_an_attribute_of_somebody_else_is_no_history() -> None:
-    attributes = {HISTORY_ATTRIBUTE: {"stringValue": "hello", "dataType": "String"}}
-    given = dead_letter(message_attributes=attributes)
-    assert inherit(given) == given
+    for text in ("hello", '{"first_failed_at": "yesterday", "history": []}'):
+        attributes = {HISTORY_ATTRIBUTE: {"stringValue": text, "dataType": "String"}}
+        given = dead_letter(message_attributes=attributes)
+        assert inherit(given) == given
 
 
 @pytest.mark.parametrize(

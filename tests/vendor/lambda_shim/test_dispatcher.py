@@ -1,6 +1,7 @@
 """The dispatcher: putting down, launching within the budget, stopped tasks, the sweep."""
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,6 +28,7 @@ from .overflow import (
     dead_message,
     failed,
     pointer_event,
+    pointer_message,
     stopped_event,
 )
 from .stores import Breakable, MemoryObjects, dead_letter
@@ -618,6 +620,47 @@ def test_without_tasks_everything_that_arrives_is_parked_and_says_so() -> None:
     assert overflow.dispatch({"detail-type": "ECS Task State Change", "detail": {}}) == {
         "launched": 0
     }
+
+
+def test_without_tasks_what_the_last_ones_left_is_settled() -> None:
+    overflow = Overflow(tasks=1)
+    overflow.dispatch(dead_event("a"))
+    assert list(overflow.dispatch.budget.read().tasks) == ["a.1"]
+    overflow.dispatch = Dispatcher(overflow.records, None, clock=overflow.clock)
+    overflow.store.put("waiting/own/1~gone", f"{overflow.clock.time} x".encode())
+    overflow.clock.time += 3601
+    overflow.dispatch(TICK)
+    assert overflow.dispatch.budget.read().tasks == {}
+    assert list(overflow.records.waiting()) == []
+
+
+def test_a_sweep_without_an_answer_does_all_the_rest(
+    overflow: Overflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overflow.dispatch(dead_event("a"))
+    overflow.records.claim("a", "a.1", 60)
+
+    def ended(arns: list[str]) -> Mapping[str, Stopped]:
+        raise RuntimeError("the cluster is another")
+
+    monkeypatch.setattr(overflow.launcher, "ended", ended)
+    overflow.clock.time += 61
+    overflow.dispatch(TICK)
+    assert overflow.record("a").state == WAITING
+
+
+def test_a_record_that_cannot_be_read_stands_in_the_way_of_no_other(overflow: Overflow) -> None:
+    for number, place in enumerate(("waiting/own/1~bad", "running/bad", "waiting/gone/1~bad")):
+        overflow.store.put(place, f"{overflow.clock.time - number} x".encode())
+    overflow.store.put("bad.json", b"[]")
+    overflow.dispatch(dead_event("a"))
+    overflow.dispatch(TICK)
+    assert overflow.launches() == ["a.1"]
+
+
+def test_a_body_that_nests_too_deeply_is_put_on_record(overflow: Overflow) -> None:
+    assert failed(overflow.dispatch({"Records": [pointer_message("a", "[" * 50_000)]})) == []
+    assert overflow.record("a").body == "[" * 50_000
 
 
 def test_where_there_were_never_to_be_tasks_a_record_keeps_its_reason() -> None:

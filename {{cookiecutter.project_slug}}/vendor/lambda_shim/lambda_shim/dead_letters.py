@@ -90,7 +90,7 @@ def type_of(record: DeadLetterRecord) -> str | None:
     """The message's ``type`` field; None where it has none."""
     try:
         body = json.loads(record.body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     found = body.get("type") if isinstance(body, dict) else None
     return found if isinstance(found, str) else None
@@ -205,6 +205,8 @@ def redrive(
 ) -> Outcome:
     """Send parked messages to their queues again, each queue's in the order of their first sending.
 
+    Of a FIFO queue's group, what comes after a message that was not sent is left as well.
+
     Args:
         records: the store.
         which: those of them that are parked.
@@ -219,6 +221,8 @@ def redrive(
     outcome = Outcome()
     taken = 0
     batch: list[tuple[DeadLetterRecord, Entry]] = []
+    groups: set[tuple[str, str | None]] = set()  # those with a message in the batch
+    held: set[tuple[str, str | None]] = set()  # those of which one was not sent
     size = 0
     most = BATCH_ENTRIES if rate is None else max(1, min(BATCH_ENTRIES, int(rate)))
 
@@ -226,10 +230,15 @@ def redrive(
         nonlocal size
         if batch:
             _send(records, batch, queue, outcome, progress)
+            held.update(group_of(record) for record, _ in batch if record.key in outcome.left)
             if rate is not None:
                 sleep(len(batch) / rate)
         batch.clear()
+        groups.clear()
         size = 0
+
+    def group_of(record: DeadLetterRecord) -> tuple[str, str | None]:
+        return record.source, record.attributes.get("MessageGroupId")
 
     for record in in_order(records, which, outcome.left):
         if limit is not None and taken >= limit:
@@ -240,9 +249,16 @@ def redrive(
         entry = entry_of(record)
         length = _size(entry)
         other = bool(batch) and batch[0][0].source != record.source
-        if other or len(batch) == most or size + length > BATCH_BYTES:
+        # Of a batch, SQS may take the later and refuse the earlier one.
+        ordered = record.source.endswith(".fifo")
+        after = ordered and group_of(record) in groups
+        if other or after or len(batch) == most or size + length > BATCH_BYTES:
             flush()
+        if ordered and group_of(record) in held:
+            outcome.left[record.key] = "an earlier message of its group was not sent"
+            continue
         batch.append((record, entry))
+        groups.add(group_of(record))
         size += length
         taken += 1
     flush()
@@ -292,7 +308,7 @@ def run_again(
 ) -> Outcome:
     """Hand parked messages to the overflow runner, their failed runs forgiven."""
     outcome = Outcome()
-    for record in find(records, which, outcome.left):
+    for record in in_order(records, which, outcome.left):
         if limit is not None and len(outcome.done) >= limit:
             break
         if record.state != PARKED:

@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -303,7 +303,7 @@ def _show(records: Records, key: str, as_json: bool) -> int:
         print(f"there is no record {key}", file=sys.stderr)
         return 1
     if as_json:
-        print(msgspec.json.encode(record).decode())
+        print(msgspec.json.encode(_all_of(record)).decode())
         return 0
     fields = {
         "key": record.key,
@@ -329,12 +329,17 @@ def _show(records: Records, key: str, as_json: bool) -> int:
     return 0
 
 
+def _all_of(record: DeadLetterRecord) -> dict[str, Any]:
+    """For programs: every field, and the key that the commands take."""
+    return {"key": record.key, **msgspec.structs.asdict(record)}
+
+
 def _list(records: Records, which: Filter, limit: int | None, as_json: bool) -> int:
     unreadable: dict[str, str] = {}
     every = find(records, which, unreadable)
     found = sorted(every, key=lambda record: record.parked_at)[:limit]
     if as_json:
-        print(msgspec.json.encode(found).decode())
+        print(msgspec.json.encode([_all_of(record) for record in found]).decode())
     else:
         _table(found)
     return _tell_unreadable(unreadable)

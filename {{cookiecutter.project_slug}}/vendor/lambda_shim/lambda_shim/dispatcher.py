@@ -14,9 +14,12 @@ leaves its record waiting, so no event fails for it: the next event or sweep tri
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from time import time
 from typing import Any, NamedTuple, Protocol
+
+import msgspec
 
 from lambda_shim import records as dead_letters
 from lambda_shim.budget import OPEN, Budget, LaunchBudget, Limits, signature
@@ -210,15 +213,15 @@ class Dispatcher:
         details = {"message_id": record.message_id, "reason": stored.reason}
         log.warning("on record, %s: %s", stored.state, stored.error, extra=details)
 
-    def _look_at(self, key: str, budget: Budget) -> None:
-        """Park the record if it waits, and nothing is to be run now."""
+    def _look_at(self, key: str, budget: Budget) -> DeadLetterRecord | None:
+        """Park the record if it waits, and nothing is to be run now; the record then."""
 
         def change(record: DeadLetterRecord | None) -> DeadLetterRecord | _Keep:
             if record is None or (new := self._to_run(record, budget)) is record:
                 return KEEP
             return new
 
-        self.records.update(key, change)
+        return self.records.update(key, change)
 
     # -- tasks
 
@@ -285,7 +288,7 @@ class Dispatcher:
         now = self.clock()
         arns = {task.arn: launch for launch, task in budget.tasks.items() if task.arn is not None}
         if arns and self.launcher is not None:
-            for arn, how in self.launcher.ended(list(arns)).items():
+            for arn, how in self._ended(list(arns)).items():
                 if how.failed != UNKNOWN_TASK or (
                     now - budget.tasks[arns[arn]].booked_at > UNKNOWN_MOST
                 ):
@@ -294,12 +297,27 @@ class Dispatcher:
             if task.arn is None and now - task.booked_at > ANSWER_MOST:
                 self._ask(Launch(launch, task.key, task.pool, task.booked_at))
         for key in list(self.records.running()):
-            self._sweep_running(key)
+            with _unreadable_told(key):
+                self._sweep_running(key)
         if self.launcher is None:
             # Left by an earlier deployment, which had tasks.
+            for launch, task in budget.tasks.items():
+                if now - task.booked_at > UNKNOWN_MOST:
+                    self.budget.ended(launch, None)
             self._place_again()
             for waiting in self._waiting():
-                self._look_at(waiting.key, budget)
+                with _unreadable_told(waiting.key):
+                    record = self._look_at(waiting.key, budget)
+                    if record is None or record.state != WAITING:
+                        self.records.forget_marker(waiting.marker)
+
+    def _ended(self, arns: list[str]) -> Mapping[str, Stopped]:
+        assert self.launcher is not None
+        try:
+            return self.launcher.ended(arns)
+        except Exception:  # the rest of the sweep depends on nobody's answer
+            log.exception("not known which tasks have ended; the next sweep asks again")
+            return {}
 
     def _waiting(self) -> list[Waiting]:
         """In pools that nothing is registered for, too."""
@@ -356,7 +374,8 @@ class Dispatcher:
                     break
                 if waiting.key in on_their_way:
                     continue
-                launched += self._launch(waiting, pool)
+                with _unreadable_told(waiting.key):
+                    launched += self._launch(waiting, pool)
                 budget = self.budget.read()
         return launched
 
@@ -373,9 +392,10 @@ class Dispatcher:
 
         for pool in set(self.records.pools()).difference(known):
             for waiting in list(self.records.waiting(pool)):
-                record = self.records.update(waiting.key, place)
-                if record is None or record.pool != pool or record.state != WAITING:
-                    self.records.forget_marker(waiting.marker)
+                with _unreadable_told(waiting.key):
+                    record = self.records.update(waiting.key, place)
+                    if record is None or record.pool != pool or record.state != WAITING:
+                        self.records.forget_marker(waiting.marker)
 
     def _launch(self, waiting: Waiting, pool: str) -> bool:
         key = waiting.key
@@ -430,6 +450,15 @@ class Dispatcher:
 
 # What ``Launcher.ended`` says of a task that it does not find.
 UNKNOWN_TASK = "the task is not known"
+
+
+@contextmanager
+def _unreadable_told(key: str) -> Iterator[None]:
+    """A record that somebody has broken by hand stands in the way of no other."""
+    try:
+        yield
+    except msgspec.DecodeError as error:
+        log.error("no record, left alone: %s", error, extra={"message_id": key})
 
 
 def _told(record: DeadLetterRecord) -> DeadLetterRecord:

@@ -16,7 +16,7 @@ def pointed(body: str) -> str | None:
         return None
     try:
         found = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     key = found.get(_FIELD) if isinstance(found, dict) and len(found) == 1 else None
     return key if isinstance(key, str) else None

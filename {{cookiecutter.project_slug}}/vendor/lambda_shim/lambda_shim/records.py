@@ -213,12 +213,15 @@ class Heritage(msgspec.Struct, frozen=True):
 
 def inherit(record: DeadLetterRecord) -> DeadLetterRecord:
     """The record with the history that its message, redriven before, has brought along."""
+    from datetime import datetime
+
     attribute = record.message_attributes.get(HISTORY_ATTRIBUTE)
     if not isinstance(attribute, dict):
         return record
     try:
         heritage = msgspec.json.decode(attribute.get("stringValue") or "", type=Heritage)
-    except msgspec.DecodeError:  # somebody else's attribute
+        datetime.fromisoformat(heritage.first_failed_at or record.parked_at)
+    except (msgspec.DecodeError, ValueError):  # somebody else's attribute
         return record
     attributes = {n: a for n, a in record.message_attributes.items() if n != HISTORY_ATTRIBUTE}
     return msgspec.structs.replace(

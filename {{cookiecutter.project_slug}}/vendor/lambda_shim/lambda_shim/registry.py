@@ -124,7 +124,7 @@ def _error_in(record: DeadLetterRecord) -> str | None:
     try:
         response = json.loads(record.body).get("responsePayload")
         return f"{response['errorType']}: {response['errorMessage']}"
-    except (ValueError, AttributeError, TypeError, KeyError):
+    except (ValueError, RecursionError, AttributeError, TypeError, KeyError):
         return _attribute(record, "ErrorMessage")
 
 
@@ -151,7 +151,7 @@ def candidates(record: DeadLetterRecord) -> list[Candidate]:
         return [Candidate(queue, _queue_event(record, queue))]
     try:
         body = json.loads(record.body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
     if not isinstance(body, dict):
         return []

@@ -204,13 +204,33 @@ class Runit(Supervisor):
             if self._pipe is None:
                 self._pipe = os.pipe()
                 os.set_blocking(self._pipe[0], False)
-            self._runsv = fork_exec(
-                [self.plan["runsv"], self._directory],
-                self.plan["environment"],
-                self._directory,
-                self.plan["log"],
-                self._pipe[1],
+            self._runsv = self._spawn(self._pipe[1])
+
+    def _spawn(self, pipe: int) -> int:
+        """Start runsv; its pid.
+
+        Spawned, not forked: a keeper that holds imported modules takes milliseconds to fork. What
+        cannot be asked of a spawn is that it dies with its parent, and it need not: it is its role
+        that must be found anyhow, and runsv with it.
+        """
+        argv = [self.plan["runsv"], self._directory]
+        environment = self.plan["environment"]
+        try:
+            return os.posix_spawn(
+                argv[0],
+                argv,
+                {**os.environ, **environment},
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 1, self.plan["log"], os.O_WRONLY | os.O_APPEND, 0),
+                    (os.POSIX_SPAWN_DUP2, 1, 2),
+                    (os.POSIX_SPAWN_DUP2, pipe, 3),
+                ],
+                setsid=True,
+                setsigmask=[],
+                setsigdef=[*KEEPER_SIGNALS, signal.SIGPIPE, signal.SIGXFSZ],
             )
+        except (OSError, NotImplementedError):  # the fork says in the role's log what is wrong
+            return fork_exec(argv, environment, self._directory, self.plan["log"], pipe)
 
     def _retire(self) -> None:
         """Kill an idle runsv and wait for it, since it holds the directory's lock."""
