@@ -39,6 +39,6 @@ def unpack(archive: Path, directory: Path) -> Package:
         file.extractall(package.code)
     package.overlay.mkdir()
     for path in (PROJECT / "src").glob("*/adapters/*.py"):
-        if path.name in LOCAL_ONLY:
+        if path.name in LOCAL_ONLY["adapters"]:
             (package.overlay / path.name).write_bytes(path.read_bytes())
     return package
