@@ -38,7 +38,8 @@ def schedule(event: dict[str, Any], context: object) -> dict[str, int]:
 
     Raises:
         ValueError: the event has no such time.
-        FanOutError: not everything could be sent; Lambda tries the whole tick again, twice.
+        FanOutError: not everything could be sent; Lambda tries the whole tick again, twice, and then
+            keeps it in the schedule's dead-letter queue.
     """
     from lambda_shim.fan_out import scheduled_day, send_all
     from lambda_shim.sqs import Entry
