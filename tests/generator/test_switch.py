@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -70,6 +71,18 @@ def test_what_is_not_committed_is_not_risked(own_template: Template, tmp_path: P
     said = switch(own_template, project, "cdk")
     assert "Commit your changes first:\n M Makefile\n" in said
     assert said.endswith("exit status 1")
+
+
+def test_an_address_that_leads_nowhere_is_named(own_template: Template, tmp_path: Path) -> None:
+    project = born("copier", own_template.here, tmp_path / "output", deploy_target="sam")
+    answers = project.path / ".copier-answers.yml"
+    text = answers.read_text("utf-8")
+    answers.write_text(re.sub("(?m)^_src_path: .*", "_src_path: ../gone", text), "utf-8")
+    commit_all(project.path, "Moved")
+    said = switch(own_template, project, "cdk")
+    assert "No template to be had from '../gone': the template's git address belongs into" in said
+    assert said.endswith("exit status 1")
+    assert project.has_file("deploy/template.yaml")
 
 
 def test_where_there_is_nothing_to_switch_to_the_others_are_named(

@@ -91,10 +91,19 @@ def main(arguments: list[str]) -> int:
         print(f"Commit your changes first:\n{changed}", end="", file=sys.stderr)
         return 1
     print(f"Switches from {now} to {target}, at the template's version {recorded['_commit']}.")
-    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor() as side_by_side:
-        before, after = side_by_side.map(
-            lambda tool: render(recorded, tool, Path(scratch, tool)), (now, target)
+    try:
+        with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor() as side_by_side:
+            before, after = side_by_side.map(
+                lambda tool: render(recorded, tool, Path(scratch, tool)), (now, target)
+            )
+    except subprocess.CalledProcessError:
+        address = recorded["_src_path"]
+        print(
+            f"No template to be had from {address!r}: the template's git address belongs into "
+            ".copier-answers.yml, as _src_path.",
+            file=sys.stderr,
         )
+        return 1
     lost = announce(before, after)
     print("\nDeployed stages are not touched. Functions keep their names, so destroy a stage with")
     print(f"{now} (make destroy STAGE=…) before you deploy it with {target}.")

@@ -193,6 +193,16 @@ def test_it_drains_though_its_own_record_is_gone(records: Records) -> None:
     assert list(records.keys()) == []
 
 
+def test_a_record_that_cannot_be_read_stops_nothing_but_its_own_run(
+    records: Records, store: Breakable
+) -> None:
+    put(records, "m1", "m2", "m3")
+    for broken in ("m1", "m2"):
+        store.put(f"{broken}.json", b"{}")
+    assert runner(records, lambda record, run: None).run("m1") == 1
+    assert [*records.keys()] == ["m1", "m2"]
+
+
 def test_it_takes_up_nothing_more_when_its_time_is_over(records: Records) -> None:
     put(records, "m1", "m2")
     assert runner(records, lambda record, run: None, drain=0).run("m1") == 0

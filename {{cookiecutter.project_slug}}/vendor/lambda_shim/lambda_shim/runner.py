@@ -339,7 +339,12 @@ class Runner:
         if self.stopping:
             return
         self._seen.add(key)
-        claimed = self.records.claim(key, self.launch, self.settings.lease)
+        try:
+            claimed = self.records.claim(key, self.launch, self.settings.lease)
+        except msgspec.DecodeError as broken:  # it stands in the way of no other
+            self._failed = True
+            log.error("no record, left alone: %s", broken, extra={"message_id": key})
+            return
         if claimed is None:
             if marker is not None:
                 self.records.forget_marker(marker)
