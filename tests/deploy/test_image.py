@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 TOOL = """
 import json, sys, boto3
 ecr = boto3.client("ecr")
-tags = [word.partition("=")[2] for word in sys.argv if word.startswith("ImageTag=")]
+tags = [json.loads(word.partition("=")[2]) for word in sys.argv if word.startswith("ImageTag=")]
 stage = sys.argv[sys.argv.index("--config-env") + 1]
 name = f"statement-service-{stage}-runner"
 found = name in [each["repositoryName"] for each in ecr.describe_repositories()["repositories"]]

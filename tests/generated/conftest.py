@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,11 +24,13 @@ def made(template: Template, output: Path, kind: str) -> BakedProject:
     return project
 
 
-# One kind's tests stay on one worker (`--dist loadgroup`), where its environment is made once.
-KINDS = [pytest.param(kind, marks=pytest.mark.xdist_group(kind)) for kind in SERVICES]
+def of(kind: str, *more: str) -> Any:
+    """A kind of service as a parameter: its tests stay on one worker (`--dist loadgroup`), where its
+    environment is made once."""
+    return pytest.param(kind, *more, marks=pytest.mark.xdist_group(kind))
 
 
-@pytest.fixture(scope="session", params=KINDS)
+@pytest.fixture(scope="session", params=[of(kind) for kind in SERVICES])
 def service(
     request: pytest.FixtureRequest, template: Template, tmp_path_factory: pytest.TempPathFactory
 ) -> BakedProject:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ..baking import BakedProject, Template, described, git, path_without
+from .conftest import of
 
 # Everything under runit, on the system's Redis; then a machine that has neither: the built-in
 # supervisor and the server of a Python package.
@@ -27,11 +27,6 @@ def passes(service: BakedProject, verb: str, **variables: str) -> None:
 
 def test_lint(service: BakedProject) -> None:
     passes(service, "lint")
-
-
-def of(kind: str, *more: str) -> Any:
-    """A kind of service as a parameter, where some are enough."""
-    return pytest.param(kind, *more, marks=pytest.mark.xdist_group(kind))
 
 
 # "fifo" is the minimal example, too.

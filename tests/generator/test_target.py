@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Callable
 
@@ -11,20 +10,15 @@ import pytest
 
 from ..baking import BakedProject, described
 
-COMMAND = "from tools.target import deploy_command; print(*deploy_command('dev'{tag}), sep='\\n')"
+COMMAND = "from tools.target import deploy_command; print(*deploy_command('dev', 'abc'), sep='\\n')"
 
 
-def parameters(project: BakedProject, overrides: str, tag: str = ", 'abc'") -> dict[str, str]:
-    """The parameters that `make deploy` names, with these overrides in samconfig.toml."""
+def parameters(project: BakedProject, overrides: str) -> dict[str, str]:
+    """The parameters that `make deploy` names for a stage with these overrides and no others."""
     config = project.path / "deploy" / "samconfig.toml"
-    text = re.sub(
-        r"(?s)(parameter_overrides = )\[.*?\n\]",
-        lambda found: found[1] + overrides,
-        config.read_text("utf-8"),
-        count=1,
-    )
-    config.write_text(text, "utf-8")
-    process = project.run(sys.executable, "-c", COMMAND.format(tag=tag), DEPLOY_TOOL="sam")
+    stage = f"version = 0.1\n[dev.deploy.parameters]\nparameter_overrides = {overrides}\n"
+    config.write_text(stage, "utf-8")
+    process = project.run(sys.executable, "-c", COMMAND, DEPLOY_TOOL="sam")
     assert process.returncode == 0, described(process)
     words = process.stdout.split("--parameter-overrides\n")[1].splitlines()
     pairs = (word.split("=", 1) for word in words)
@@ -39,16 +33,16 @@ def parameters(project: BakedProject, overrides: str, tag: str = ", 'abc'") -> d
         '"Stage=dev Subnets=subnet-0a,subnet-0b"',
     ],
 )
-def test_what_is_taken_out_of_samconfig_goes_back_to_its_default(
+def test_overrides_are_read_as_sam_reads_them(
     overrides: str, bake: Callable[..., BakedProject]
 ) -> None:
+    assert parameters(bake(example="minimal"), overrides)["Subnets"] == "subnet-0a,subnet-0b"
+
+
+def test_what_samconfig_leaves_out_has_its_default(bake: Callable[..., BakedProject]) -> None:
     """CloudFormation keeps the former value of a parameter that is not named."""
-    project = bake(example="minimal")
-    found = parameters(project, overrides)
-    assert found["Subnets"] == "subnet-0a,subnet-0b"
-    found = parameters(project, '["Stage=dev"]') if overrides.startswith("[") else found
-    if overrides.startswith("["):
-        assert found["Subnets"] == found["SecurityGroups"] == ""
+    found = parameters(bake(example="minimal"), '["Stage=dev"]')
+    assert found["Subnets"] == found["SecurityGroups"] == ""
     assert found["PublicIp"] == "false"
     assert found["TrafficShift"] == "Canary10Percent5Minutes"
     assert found["ImageTag"] == "abc"
@@ -59,7 +53,7 @@ def test_what_sam_would_read_otherwise_is_refused(bake: Callable[..., BakedProje
     config = project.path / "deploy" / "samconfig.toml"
     text = config.read_text("utf-8")
     config.write_text(text.replace("Stage=dev", "ParameterKey=Stage,ParameterValue=dev"), "utf-8")
-    process = project.run(sys.executable, "-c", COMMAND.format(tag=", 'abc'"), DEPLOY_TOOL="sam")
+    process = project.run(sys.executable, "-c", COMMAND, DEPLOY_TOOL="sam")
     assert process.returncode == 1
     assert "is not Name=value, with one of the template's parameters: Stage," in process.stdout
 

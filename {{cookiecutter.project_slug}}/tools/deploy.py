@@ -12,6 +12,7 @@ and run the scenarios against it::
 
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -90,7 +91,7 @@ def main(arguments: list[str]) -> int:
         case _:
             print(__doc__, file=sys.stderr)
             return 2
-    print("+", " ".join(command), flush=True)
+    print("+", shlex.join(command), flush=True)
     try:
         status = subprocess.run(command, cwd=directory).returncode
     except FileNotFoundError:

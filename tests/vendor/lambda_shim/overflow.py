@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lambda_shim.bodies import pointer
 from lambda_shim.dispatcher import Dispatcher, Launch, LaunchRefused, Stopped
-from lambda_shim.pointers import pointer
 
 SOURCE = "arn:aws:sqs:eu-central-1:000000000000:orders"
 

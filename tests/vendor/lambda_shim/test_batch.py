@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from lambda_shim.batch import SqsHandler
+from lambda_shim.bodies import pointed, pointer
 from lambda_shim.contract import Context, DeadlineReached, NeedsMoreTime, Reject, Retry
-from lambda_shim.pointers import pointed, pointer
 
 from .support import (
     MAX_RECEIVE_COUNT,

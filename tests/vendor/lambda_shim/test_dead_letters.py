@@ -14,10 +14,10 @@ import pytest
 from botocore.stub import Stubber
 from lambda_shim import dead_letters_cli
 from lambda_shim.batch import SqsHandler
+from lambda_shim.bodies import pointed
 from lambda_shim.dead_letters import entry_of
 from lambda_shim.dead_letters_cli import Tools, age, duration, printable
 from lambda_shim.objects import DirectoryObjects, Objects
-from lambda_shim.pointers import pointed
 from lambda_shim.records import (
     HISTORY_ATTRIBUTE,
     PARKED,

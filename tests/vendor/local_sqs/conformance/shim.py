@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 # What the guard's moment needs is there before: on a busy machine the last tenth of the time is short.
-import lambda_shim.pointers
+import lambda_shim.bodies
 import lambda_shim.records
 import lambda_shim.sqs  # noqa: F401
 from lambda_shim.batch import SqsHandler

@@ -362,7 +362,7 @@ class SqsHandler(Generic[P, M]):
 
 def _point(failure_queue: Outbox, key: str, details: dict[str, Any]) -> None:
     """Best effort: without a pointer the dispatcher's sweep finds the record."""
-    from lambda_shim.pointers import pointer
+    from lambda_shim.bodies import pointer
     from lambda_shim.sqs import Entry
 
     try:

@@ -7,7 +7,6 @@ in a message attribute, and goes on in the new record if it fails again.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
@@ -17,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from lambda_shim import records as dead_letters
+from lambda_shim.bodies import fields_of, pointer
 from lambda_shim.objects import Conflict
-from lambda_shim.pointers import pointer
 from lambda_shim.records import (
     HISTORY_ATTRIBUTE,
     KEEP,
@@ -88,11 +87,7 @@ def age_of(record: DeadLetterRecord, now: float) -> float:
 
 def type_of(record: DeadLetterRecord) -> str | None:
     """The message's ``type`` field; None where it has none."""
-    try:
-        body = json.loads(record.body)
-    except (ValueError, RecursionError):
-        return None
-    found = body.get("type") if isinstance(body, dict) else None
+    found = (fields_of(record.body) or {}).get("type")
     return found if isinstance(found, str) else None
 
 
@@ -221,8 +216,7 @@ def redrive(
     outcome = Outcome()
     taken = 0
     batch: list[tuple[DeadLetterRecord, Entry]] = []
-    groups: set[tuple[str, str | None]] = set()  # those with a message in the batch
-    held: set[tuple[str, str | None]] = set()  # those of which one was not sent
+    held: set[tuple[str, str | None]] = set()  # groups of which one was not sent
     size = 0
     most = BATCH_ENTRIES if rate is None else max(1, min(BATCH_ENTRIES, int(rate)))
 
@@ -234,7 +228,6 @@ def redrive(
             if rate is not None:
                 sleep(len(batch) / rate)
         batch.clear()
-        groups.clear()
         size = 0
 
     def group_of(record: DeadLetterRecord) -> tuple[str, str | None]:
@@ -251,14 +244,13 @@ def redrive(
         other = bool(batch) and batch[0][0].source != record.source
         # Of a batch, SQS may take the later and refuse the earlier one.
         ordered = record.source.endswith(".fifo")
-        after = ordered and group_of(record) in groups
+        after = ordered and group_of(record) in {group_of(each) for each, _ in batch}
         if other or after or len(batch) == most or size + length > BATCH_BYTES:
             flush()
         if ordered and group_of(record) in held:
             outcome.left[record.key] = "an earlier message of its group was not sent"
             continue
         batch.append((record, entry))
-        groups.add(group_of(record))
         size += length
         taken += 1
     flush()

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from lambda_shim import records as dead_letters
+from lambda_shim.bodies import pointed
 from lambda_shim.budget import OPEN, Budget, LaunchBudget, Limits, signature
-from lambda_shim.pointers import pointed
 from lambda_shim.records import (
     KEEP,
     OWN,

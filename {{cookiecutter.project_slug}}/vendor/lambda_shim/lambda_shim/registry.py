@@ -24,11 +24,11 @@ functions; a function's own ARN is a source of it without being listed.
 
 from __future__ import annotations
 
-import json
 from typing import Any, NamedTuple
 
 import msgspec
 
+from lambda_shim.bodies import fields_of
 from lambda_shim.records import NOBODY, NOT_REGISTERED, OWN, DeadLetterRecord, parked
 
 
@@ -122,9 +122,9 @@ def _error_in(record: DeadLetterRecord) -> str | None:
     """What the function's last failure said, as an on-failure destination or a DeadLetterConfig tells
     it; SQS itself tells nothing."""
     try:
-        response = json.loads(record.body).get("responsePayload")
+        response = (fields_of(record.body) or {})["responsePayload"]
         return f"{response['errorType']}: {response['errorMessage']}"
-    except (ValueError, RecursionError, AttributeError, TypeError, KeyError):
+    except (TypeError, KeyError):
         return _attribute(record, "ErrorMessage")
 
 
@@ -149,11 +149,8 @@ def candidates(record: DeadLetterRecord) -> list[Candidate]:
     """
     if (queue := record.attributes.get("DeadLetterQueueSourceArn")) is not None:
         return [Candidate(queue, _queue_event(record, queue))]
-    try:
-        body = json.loads(record.body)
-    except (ValueError, RecursionError):
-        return []
-    if not isinstance(body, dict):
+    body = fields_of(record.body)
+    if body is None:
         return []
     found: list[Candidate] = []
     request = body.get("requestContext")
