@@ -13,7 +13,7 @@ from ..baking import BakedProject, described
 COMMAND = "from tools.target import deploy_command; print(*deploy_command('dev', 'abc'), sep='\\n')"
 
 
-def parameters(project: BakedProject, overrides: str) -> dict[str, str]:
+def quoted_parameters(project: BakedProject, overrides: str) -> dict[str, str]:
     """The parameters that `make deploy` names for a stage with these overrides and no others."""
     config = project.path / "deploy" / "samconfig.toml"
     stage = f"version = 0.1\n[dev.deploy.parameters]\nparameter_overrides = {overrides}\n"
@@ -21,8 +21,13 @@ def parameters(project: BakedProject, overrides: str) -> dict[str, str]:
     process = project.run(sys.executable, "-c", COMMAND, DEPLOY_TOOL="sam")
     assert process.returncode == 0, described(process)
     words = process.stdout.split("--parameter-overrides\n")[1].splitlines()
-    pairs = (word.split("=", 1) for word in words)
-    return {name: json.loads(value) for name, value in pairs}
+    return dict(word.split("=", 1) for word in words)
+
+
+def parameters(project: BakedProject, overrides: str) -> dict[str, str]:
+    """The same, with their values as they are."""
+    quoted = quoted_parameters(project, overrides)
+    return {name: json.loads(value) for name, value in quoted.items()}
 
 
 @pytest.mark.parametrize(
@@ -46,6 +51,13 @@ def test_what_samconfig_leaves_out_has_its_default(bake: Callable[..., BakedProj
     assert found["PublicIp"] == "false"
     assert found["TrafficShift"] == "Canary10Percent5Minutes"
     assert found["ImageTag"] == "abc"
+
+
+def test_a_value_is_quoted_as_sam_unquotes_it(bake: Callable[..., BakedProject]) -> None:
+    """SAM knows no escapes but that of a quote."""
+    sender = r'"Jürgen \"J\" <j@example.com>"'
+    found = quoted_parameters(bake(example="statements"), f"['MailFrom={sender}']")
+    assert found["MailFrom"] == sender
 
 
 def test_what_sam_would_read_otherwise_is_refused(bake: Callable[..., BakedProject]) -> None:

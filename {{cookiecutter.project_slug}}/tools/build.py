@@ -28,7 +28,7 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 LOCAL_ONLY = {
     "adapters": {"redis_queue.py"},
     "shims": {"cli.py", "dead_letters_cli.py", "local_redis.py"},
-    "lambda_shim": {"dead_letters_cli.py"},
+    "lambda_shim": {"dead_letters.py", "dead_letters_cli.py"},
 }
 
 
@@ -68,7 +68,8 @@ def stays(top: Path, directory: str, names: list[str]) -> set[str]:
 
 def prune(target: Path) -> None:
     """Drop what differs between builds or is never read at run time."""
-    for pattern in ("bin", "**/RECORD", "**/INSTALLER", "**/REQUESTED", "**/direct_url.json"):
+    unread = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "*.pyi")
+    for pattern in ("bin", *(f"**/{name}" for name in unread)):
         for path in sorted(target.glob(pattern)):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     (target / ".lock").unlink(missing_ok=True)
