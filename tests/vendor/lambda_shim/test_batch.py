@@ -417,3 +417,39 @@ def test_what_was_handed_over_is_a_metric(
 def test_only_a_pointer_points(body: str) -> None:
     assert pointed(pointer("k")) == "k"
     assert pointed(body) is None
+
+
+class StrictHandler(logging.Handler):
+    """Raises as the runtime's does: it writes UTF-8, and catches nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[bytes] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(self.format(record).encode())
+
+
+@pytest.mark.parametrize("attempt", [1, LAST])
+@pytest.mark.parametrize("error", [ValueError, Reject])
+def test_an_error_that_utf8_cannot_hold_concerns_its_message_alone(
+    error: type[Exception], attempt: int, stores: Stores
+) -> None:
+    def job(message: Order, context: Context[None]) -> None:
+        if message.does == "fail":
+            raise error("no such file: 'caf\udce9.pdf'")
+
+    worker = SqsHandler[None, Order](decode, job, lambda: stores)
+    handler = StrictHandler()
+    logger = logging.getLogger("lambda_shim")
+    logger.addHandler(handler)
+    try:
+        messages = [order("fail", 1, attempt), order("nothing", 2)]
+        returned = failed(worker(event(*messages), LambdaContext()))
+    finally:
+        logger.removeHandler(handler)
+    parked = error is Reject or attempt == LAST
+    ids = [messages[0]["messageId"]]
+    assert returned == ([] if parked else ids)
+    assert [each.message_id for each in stores.parked] == (ids if parked else [])
+    assert any(rb"caf\udce9.pdf" in line for line in handler.lines)

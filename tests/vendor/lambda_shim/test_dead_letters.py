@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import msgspec
 import pytest
 from botocore.stub import Stubber
 from lambda_shim import dead_letters_cli
@@ -24,8 +25,12 @@ from lambda_shim.records import (
     RUNNING,
     WAITING,
     DeadLetterRecord,
+    Event,
+    Lease,
     Records,
+    encode,
     inherit,
+    open_records,
 )
 from lambda_shim.sqs import Entry, Refused, queue_of
 
@@ -51,6 +56,14 @@ class Queue:
         refused = [n for n, entry in enumerate(entries) if "refused" in entry.body]
         self.sent += [entry for n, entry in enumerate(entries) if n not in refused]
         return [Refused(n, True, "InvalidMessageContents", "no") for n in refused]
+
+
+def dead_letter_bytes(**changes: Any) -> bytes:
+    return encode(dead_letter("b", **changes))
+
+
+def first_of(records: Records) -> DeadLetterRecord:
+    return records.list()[0]
 
 
 class Desk:
@@ -356,7 +369,9 @@ def test_the_history_goes_on_when_a_redriven_message_fails_again(memory: Desk) -
 
 
 def test_an_attribute_of_somebody_else_is_no_history() -> None:
-    for text in ("hello", '{"first_failed_at": "yesterday", "history": []}'):
+    dates = ("yesterday", "0001-01-01T00:00:00")
+    forged = (json.dumps({"first_failed_at": date, "history": []}) for date in dates)
+    for text in ("hello", *forged):
         attributes = {HISTORY_ATTRIBUTE: {"stringValue": text, "dataType": "String"}}
         given = dead_letter(message_attributes=attributes)
         assert inherit(given) == given
@@ -569,6 +584,17 @@ def test_a_record_that_cannot_be_read_is_named_and_the_others_are_done(
 
 
 @pytest.mark.usefixtures("aws")
+@pytest.mark.parametrize("url", ["s3://records/dead", "s3://records/dead/"])
+def test_a_prefix_may_end_in_a_slash_or_not(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    boto3.client("s3").create_bucket(
+        Bucket="records", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}
+    )
+    open_records("s3://records/dead/").put(dead_letter("a"))
+    assert dead_letters_cli.main(["--records", url, "ls"]) == 0
+    assert "no records" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("aws")
 def test_what_aws_refuses_is_told_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert dead_letters_cli.main(["--records", "s3://nothing/", "ls"]) == 1
     told = capsys.readouterr()
@@ -617,6 +643,121 @@ def test_a_reader_who_has_seen_enough_is_no_error(tmp_path: Path) -> None:
     assert done.returncode == 1
 
 
+@pytest.mark.parametrize(
+    "broken",
+    [
+        '{"error": "caf\xe9"}'.encode("latin-1"),
+        dead_letter_bytes(parked_at="yesterday"),
+        dead_letter_bytes(first_failed_at="0001-01-01T00:00:00"),
+    ],
+    ids=["not UTF-8", "no time", "no time of ours"],
+)
+def test_a_record_that_was_broken_by_hand_is_named(
+    broken: bytes, memory: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    memory.put("a")
+    memory.records.objects.put("b.json", broken)
+    for command in (["ls"], ["redrive", "--all", "--dry-run"], ["redrive", "--all"]):
+        assert memory(*command) == 1
+        assert capsys.readouterr().err.startswith("b: ")
+    assert memory.keys() == ["b"]
+
+
+def test_numbers_that_are_none_sort_before_all_others(memory: Desk) -> None:
+    memory.put("a", attributes={"SequenceNumber": "1"}, body="one")
+    memory.put("b", attributes={"SequenceNumber": "first", "SentTimestamp": "²"}, body="none")
+    assert memory("redrive", "--all") == 0
+    assert [entry.body for entry in memory.queues[ORDERS].sent] == ["none", "one"]
+
+
+def test_two_who_redrive_at_once_send_each_message_once(
+    objects: Objects, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second one is called while the first one's batch is being sent."""
+    first, second = Desk(objects), Desk(objects)
+    for key in "abc":
+        first.put(key, body=key)
+    sent = first.queues[ORDERS].send_entries
+    others: list[int] = []
+
+    def send(entries: Sequence[Entry]) -> list[Refused]:
+        for command in ("redrive", "purge"):
+            others.append(second(command, "--all"))
+        others.append(second("redrive", "--all", "--runner"))
+        return sent(entries)
+
+    first.queues[ORDERS].send_entries = send  # type: ignore[method-assign]
+    assert first("redrive", "--all") == 0
+    assert others == [1, 1, 1]
+    assert capsys.readouterr().err.count("left alone: somebody else is at it") == 9
+    assert sorted(entry.body for entry in first.queues[ORDERS].sent) == ["a", "b", "c"]
+    assert second.queues[ORDERS].sent == []
+    assert first.keys() == []
+
+
+def test_who_was_killed_while_sending_leaves_the_records_to_others_after_a_minute(
+    memory: Desk,
+) -> None:
+    memory.put("a")
+    now = memory.records.clock()
+    memory.records.update(
+        "a",
+        lambda found: found and msgspec.structs.replace(found, lease=Lease("me", "x", now + 60)),
+    )
+    assert memory("redrive", "a") == 1
+    memory.records.clock = lambda: now + 61
+    assert memory("redrive", "a") == 0
+
+
+def test_the_history_of_an_error_with_odd_characters_is_one_that_sqs_takes(memory: Desk) -> None:
+    memory.put("a", error="no customer \uffff", history=[Event("t", "parked", "\uffff")])
+    entry = entry_of(first_of(memory.records))
+    assert entry.attributes is not None
+    assert entry.attributes[HISTORY_ATTRIBUTE]["stringValue"].isascii()
+
+
+def test_a_history_from_the_outside_does_not_reach_the_terminal(
+    memory: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    memory.put("a", history=[Event("\x1b]0;owned\x07", "\x1b[2J", "\x1b[31m")])
+    assert memory("show", "a") == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["--error", "--type", "--business-id", "--reason"])
+def test_an_empty_filter_is_refused(
+    option: str, varied: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of a variable that is not set."""
+    with pytest.raises(SystemExit):
+        varied("purge", option, "")
+    assert f"argument {option}: it is empty" in capsys.readouterr().err
+    assert varied.keys() == list("abcde")
+
+
+def test_programs_are_told_of_keys_that_are_none(
+    memory: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert memory("ls", "nothing", "--json") == 1
+    assert json.loads(capsys.readouterr().out) == []
+    assert memory("redrive", "nothing", "--json") == 1
+    assert json.loads(capsys.readouterr().out)["done"] == []
+
+
+def test_a_dry_run_of_a_whole_queue_looks_at_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        dead_letters_cli.main(["redrive", "--whole-queue", "nonsense", "--dry-run"])
+    assert "not the ARN of an SQS queue: 'nonsense'" in capsys.readouterr().err
+    assert dead_letters_cli.main(["redrive", "--whole-queue", ORDERS, "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"task": None}
+
+
+def test_a_store_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        dead_letters_cli.main(["--records", f"file://{tmp_path}/nowhere", "ls"])
+    assert f"there is no directory {tmp_path}/nowhere" in capsys.readouterr().err
+
+
 def test_durations_and_ages() -> None:
     assert [duration(text) for text in ("90s", "15m", "2h", "7d")] == [90, 900, 7200, 604_800]
     assert [age(each) for each in (0, 59, 60, 7200, 200_000)] == ["0s", "59s", "1m", "2h", "2d"]
@@ -629,6 +770,7 @@ def test_durations_and_ages() -> None:
         ["ls", "--limit", "-1"],
         ["purge", "--all", "--limit", "0"],
         ["redrive", "--all", "--rate", "0"],
+        ["redrive", "--all", "--runner", "--rate", "1"],
         ["fly"],
     ],
 )

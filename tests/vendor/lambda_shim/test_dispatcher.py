@@ -1,6 +1,7 @@
 """The dispatcher: putting down, launching within the budget, stopped tasks, the sweep."""
 
 import json
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -17,7 +18,7 @@ from lambda_shim.dispatcher import (
     Stopped,
 )
 from lambda_shim.records import PARKED, RUNNING, WAITING, DeadLetterRecord, Records
-from lambda_shim.registry import Registry
+from lambda_shim.registry import Function, Registry
 
 from .overflow import (
     SOURCE,
@@ -673,3 +674,69 @@ def test_where_there_were_never_to_be_tasks_a_record_keeps_its_reason() -> None:
     assert reasons == {"a": "dead_lettered", "b": "deadline"}
     assert {overflow.record(key).state for key in "ab"} == {PARKED}
     assert "dead-lettered by SQS" in overflow.record("a").error
+
+
+LONE_SURROGATE = "no such file: 'caf\udce9.pdf'"
+
+
+def test_halves_of_surrogate_pairs_in_a_message_are_put_on_record() -> None:
+    """JSON can hold them, as of a file name that was no UTF-8; UTF-8 cannot."""
+    overflow = Overflow()
+    arn = "arn:aws:lambda:eu-central-1:000000000000:function:billing"
+    overflow.dispatch.sources = Registry((), (Function(function=arn, pool="billing", role="r"),))
+    response = {"errorType": "OSError", "errorMessage": LONE_SURROGATE}
+    known = {"requestContext": {"functionArn": arn}, "requestPayload": {}}
+    unknown = {"requestContext": {"functionArn": "\ud800"}, "requestPayload": {}}
+    messages = [
+        dead_message("known", json.dumps({**known, "responsePayload": response})),
+        dead_message("unknown", json.dumps(unknown)),
+    ]
+    for message in messages:
+        del message["attributes"]["DeadLetterQueueSourceArn"]
+    assert failed(overflow.dispatch({"Records": messages})) == []
+    assert overflow.record("known").error == r"OSError: no such file: 'caf\udce9.pdf'"
+    assert r"\ud800" in overflow.record("unknown").error
+
+
+def test_a_record_that_was_broken_while_it_ran_keeps_no_launch_slot(overflow: Overflow) -> None:
+    overflow.dispatch(dead_event("a", "b"))
+    for key in "ab":
+        assert overflow.records.claim(key, f"{key}.1", 60) is not None
+    overflow.store.put("a.json", b"{ oops")
+    for key in "ab":
+        overflow.dispatch(stopped_event(f"{key}.1", 137))
+    assert overflow.dispatch.budget.read().tasks.keys() == {"b.2"}
+    overflow.dispatch(dead_event("c"))
+    assert overflow.dispatch.budget.read().tasks.keys() == {"b.2", "c.1"}
+    overflow.dispatch(TICK)
+
+
+def test_the_end_of_an_earlier_task_of_the_same_name_is_nothing_to_a_later_one(
+    overflow: Overflow,
+) -> None:
+    """Its message was delivered once more after the first one had done it."""
+    overflow.dispatch(dead_event("a"))
+    overflow.dispatch.task_ended("a.1", "arn:an-earlier-task", Stopped(failed="exit 1"))
+    assert overflow.dispatch.budget.read().tasks.keys() == {"a.1"}
+    assert overflow.record("a").stopped == []
+
+
+def test_a_budget_that_was_broken_by_hand_begins_anew(overflow: Overflow) -> None:
+    overflow.store.put("overflow/budget.json", b"{ oops")
+    assert failed(overflow.dispatch(dead_event("a"))) == []
+    assert overflow.launches() == ["a.1"]
+
+
+@pytest.mark.parametrize("marker", ["running/notes", "waiting/own/20260101000000000~gone"])
+def test_a_marker_that_is_none_of_ours_stops_no_sweep(marker: str, overflow: Overflow) -> None:
+    overflow.store.put(marker, b"")
+    overflow.dispatch(TICK)
+    assert overflow.store.get(marker) is None
+
+
+def test_a_signature_of_a_long_line_is_made_in_no_time() -> None:
+    began = time.process_time()
+    assert len(signature("1" * 60_000 + "z")) <= 200
+    assert len(signature("a-" * 60_000)) <= 200
+    assert time.process_time() - began < 1
+    signature(LONE_SURROGATE).encode()

@@ -202,6 +202,14 @@ def test_the_services_own_messages_stay_its_own() -> None:
     assert (record.state, record.pool) == (WAITING, "own")
 
 
+def test_a_function_that_is_a_source_may_be_named_with_its_alias() -> None:
+    one = Function(function=FUNCTION, pool="billing", role="r", sources=(f"{FUNCTION}-2:live",))
+    body = {"requestContext": {"functionArn": f"{FUNCTION}-2:7"}, "requestPayload": {}}
+    registry = Registry((), (one,))
+    letter = dead_letter(body=json.dumps(body), attributes={})
+    assert registry.place(letter).pool == "billing"
+
+
 def test_the_file_is_checked(tmp_path: Path) -> None:
     path = tmp_path / "registry.json"
     one = {

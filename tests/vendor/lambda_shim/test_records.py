@@ -63,7 +63,8 @@ def markers(records: Records) -> list[str]:
 def test_a_record_of_the_first_version_is_still_read() -> None:
     old = (
         b'{"message_id": "m1", "reason": "rejected", "error": "Reject: no", "body": "{}",'
-        b'"attempts": 1, "source": "", "function": "f:1", "request_id": "", "parked_at": "x"}'
+        b'"attempts": 1, "source": "", "function": "f:1", "request_id": "",'
+        b'"parked_at": "2026-11-01T00:00:00+00:00"}'
     )
     assert decode(old).state == PARKED
 

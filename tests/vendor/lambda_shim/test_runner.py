@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.server
 import json
 import os
@@ -201,6 +202,37 @@ def test_a_record_that_cannot_be_read_stops_nothing_but_its_own_run(
         store.put(f"{broken}.json", b"{}")
     assert runner(records, lambda record, run: None).run("m1") == 1
     assert [*records.keys()] == ["m1", "m2"]
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), KeyboardInterrupt(), asyncio.CancelledError()])
+def test_a_job_that_would_end_the_process_has_failed_like_any_other(
+    error: BaseException, records: Records
+) -> None:
+    put(records, "m1", "m2")
+    first = iter([error])
+
+    def job(record: DeadLetterRecord, run: Run) -> None:
+        for each in first:
+            raise each
+
+    assert runner(records, job).run("m1") == 1
+    assert [*records.keys()] == ["m1"]
+    assert get(records).runs == 1
+    assert get(records).traceback is not None
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+@pytest.mark.parametrize("error", [Unspeakable(), ValueError("caf\udce9.pdf"), Reject("\ud800")])
+def test_an_error_whose_text_cannot_be_written_is_on_record_all_the_same(
+    error: Exception, records: Records
+) -> None:
+    put(records)
+    runner(records, raising(error)).run("m1")
+    assert get(records).error.startswith(type(error).__name__)
 
 
 def test_it_takes_up_nothing_more_when_its_time_is_over(records: Records) -> None:

@@ -58,6 +58,7 @@ from lambda_shim.contract import (
     Retry,
     UnknownMessageType,
     describe,
+    loggable,
 )
 
 P = TypeVar("P")
@@ -326,7 +327,7 @@ class SqsHandler(Generic[P, M]):
                 "returned to the queue: %s",
                 describe(error),
                 extra=details,
-                exc_info=None if expected else error,
+                exc_info=None if expected else loggable(error),
             )
             if isinstance(error, Retry) and error.after is not None:
                 self._delay(record, error.after, wiring)

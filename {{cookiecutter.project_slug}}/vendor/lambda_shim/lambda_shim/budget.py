@@ -11,6 +11,7 @@ launched; after the cool-down one task may try (half-open), and the first run th
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 from time import time
@@ -19,6 +20,8 @@ import msgspec
 
 from lambda_shim.objects import ABSENT, Conflict, Objects
 from lambda_shim.records import OWN
+
+log = logging.getLogger("lambda_shim")
 
 KEY = "overflow/budget.json"
 
@@ -125,12 +128,22 @@ class Budget(msgspec.Struct, omit_defaults=True):
 def signature(error: BaseException | str) -> str:
     """What failures that look the same have in common: type and first line, without numbers,
     quoted names and ids."""
-    from lambda_shim.contract import describe
+    from lambda_shim.contract import describe, encodable
 
     text = error if isinstance(error, str) else describe(error)
-    line = text.strip().splitlines()[0] if text.strip() else ""
+    line = text.strip()[:1000].splitlines()[0] if text.strip() else ""
     line = re.sub(r"'[^']*'|\"[^\"]*\"", "…", line) if "No module named" not in line else line
-    return re.sub(r"\b[0-9a-fA-F-]*\d[0-9a-fA-F-]*\b", "#", line)[:200]
+    return encodable(re.sub(r"\b[0-9a-fA-F-]*\d[0-9a-fA-F-]*\b", "#", line)[:200])
+
+
+def _decoded(data: bytes) -> Budget:
+    """The budget; a new one in place of what somebody has broken by hand: the leases of records keep
+    what runs from being run twice."""
+    try:
+        return msgspec.json.decode(data, type=Budget)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        log.error("the launch budget cannot be read, and begins anew: %s", error)
+        return Budget()
 
 
 class LaunchBudget:
@@ -151,7 +164,7 @@ class LaunchBudget:
 
     def read(self) -> Budget:
         found = self.objects.get(KEY)
-        return Budget() if found is None else msgspec.json.decode(found[0], type=Budget)
+        return Budget() if found is None else _decoded(found[0])
 
     def circuit(self, pool: str = OWN, budget: Budget | None = None) -> str:
         """``closed``, ``open`` or ``half-open``."""
@@ -292,7 +305,7 @@ class LaunchBudget:
 
         for swap in range(50):
             found = self.objects.get(KEY)
-            budget = Budget() if found is None else msgspec.json.decode(found[0], type=Budget)
+            budget = Budget() if found is None else _decoded(found[0])
             if not change(budget):
                 return
             data = msgspec.json.format(msgspec.json.encode(budget), indent=2) + b"\n"

@@ -167,7 +167,28 @@ class Context(msgspec.Struct, Generic[P_co], eq=False, frozen=True):
         self.ledger.complete(key, token)
 
 
+def encodable(text: str) -> str:
+    """The text with what UTF-8 cannot hold escaped: halves of surrogate pairs, as Python has them of
+    file names that are no UTF-8, and JSON as ``\\ud800``."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def describe(error: BaseException) -> str:
     """One line for a person: the type's name and the message."""
-    text = str(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    try:
+        text = str(error)
+    except Exception:  # as Python's own tracebacks say it
+        text = "<exception str() failed>"
+    return encodable(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+
+
+def loggable(error: BaseException) -> BaseException | None:
+    """The error, for the traceback of a log line; None where Lambda's runtime, which writes UTF-8,
+    would raise instead of writing it."""
+    import traceback
+
+    try:
+        "".join(traceback.format_exception(error)).encode()
+    except UnicodeEncodeError:
+        return None
+    return error

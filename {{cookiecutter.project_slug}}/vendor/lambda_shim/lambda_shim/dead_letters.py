@@ -7,10 +7,13 @@ in a message attribute, and goes on in the new record if it fails again.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from hashlib import sha256
+from os import urandom
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -26,6 +29,7 @@ from lambda_shim.records import (
     WAITING,
     DeadLetterRecord,
     Heritage,
+    Lease,
     Records,
     _Keep,
     changed,
@@ -42,6 +46,10 @@ ATTRIBUTES_MOST = 10
 # Records read at once: ten thousand in S3 would take minutes one after another.
 READERS = 16
 OPERATOR = "operator"  # the reason with which a person parks
+# Seconds for which a record is one redrive's: longer than a batch takes to be sent. Whoever is killed
+# meanwhile leaves it to the others after that.
+SENDING_MOST = 60.0
+BUSY = "somebody else is at it"
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,9 +147,13 @@ def _sent(record: DeadLetterRecord) -> tuple[bool, str, int, int]:
     return (
         record.state != PARKED,
         record.source,
-        int(attributes.get("SequenceNumber") or 0),
-        int(attributes.get("SentTimestamp") or first * 1000),
+        _number(attributes.get("SequenceNumber")) or 0,
+        _number(attributes.get("SentTimestamp")) or int(first * 1000),
     )
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isascii() and text.isdecimal() else None
 
 
 class Outcome(msgspec.Struct):
@@ -164,7 +176,8 @@ def entry_of(record: DeadLetterRecord) -> Entry:
     events = changed(record, "redriven", record.reason).history[-HISTORY_TAKEN:]
     events = [msgspec.structs.replace(event, detail=event.detail[:300]) for event in events]
     heritage = Heritage(record.first_failed_at or record.parked_at, events)
-    text = msgspec.json.encode(heritage).decode()
+    # ASCII: SQS refuses a few characters that an error may quote.
+    text = json.dumps(msgspec.to_builtins(heritage))
     with_history = attributes | {
         HISTORY_ATTRIBUTE: {"stringValue": text, "dataType": "String"},
     }
@@ -265,14 +278,33 @@ def _send(
     progress: Callable[[str], object],
 ) -> None:
     """One batch, all of one source. A queue that cannot be had leaves the batch where it is."""
-    try:
-        refused = queue(batch[0][0].source).send_entries([entry for _, entry in batch])
-    except Exception as error:
-        outcome.left |= {record.key: f"not sent: {error}" for record, _ in batch}
+    from concurrent.futures import ThreadPoolExecutor
+    from functools import partial
+
+    mine: list[tuple[DeadLetterRecord, Entry]] = []
+    with ThreadPoolExecutor(BATCH_ENTRIES) as side_by_side:
+        take = partial(_take, records, urandom(12).hex())
+        taken = list(side_by_side.map(take, (record for record, _ in batch)))
+    for (record, entry), held in zip(batch, taken, strict=True):
+        if held is None:
+            outcome.left[record.key] = BUSY
+        else:
+            mine.append((held, entry))
+    if not mine:
         return
+    try:
+        refused = queue(batch[0][0].source).send_entries([entry for _, entry in mine])
+    except BaseException as error:
+        for record, _ in mine:
+            _give_back(records, record)
+            outcome.left[record.key] = f"not sent: {error}"
+        if isinstance(error, Exception):
+            return
+        raise
     reasons = {each.position: f"refused: {each.code}: {each.message}" for each in refused}
-    for position, (record, entry) in enumerate(batch):
+    for position, (record, entry) in enumerate(mine):
         if position in reasons:
+            _give_back(records, record)
             outcome.left[record.key] = reasons[position]
             continue
         _remove(records, record)
@@ -280,6 +312,36 @@ def _send(
         if HISTORY_ATTRIBUTE not in (entry.attributes or {}):
             outcome.without_history.append(record.key)
         progress(record.key)
+
+
+def _busy(record: DeadLetterRecord, now: float) -> bool:
+    """Whether a parked record is being redriven."""
+    return record.lease is not None and record.lease.until > now
+
+
+def _take(records: Records, owner: str, seen: DeadLetterRecord) -> DeadLetterRecord | None:
+    """Have a parked record for oneself while it is sent; None when somebody else was faster."""
+    free = msgspec.structs.replace(seen, lease=None)
+    mine = msgspec.structs.replace(
+        seen, lease=Lease(owner, OPERATOR, records.clock() + SENDING_MOST)
+    )
+
+    def take(found: DeadLetterRecord | None) -> DeadLetterRecord | _Keep:
+        if found is None or _busy(found, records.clock()):
+            return KEEP
+        return mine if msgspec.structs.replace(found, lease=None) == free else KEEP
+
+    return mine if records.update(seen.key, take) == mine else None
+
+
+def _give_back(records: Records, mine: DeadLetterRecord) -> None:
+    """Best effort: the lease runs out by itself."""
+
+    def free(found: DeadLetterRecord | None) -> DeadLetterRecord | _Keep:
+        return msgspec.structs.replace(mine, lease=None) if found == mine else KEEP
+
+    with suppress(Exception):
+        records.update(mine.key, free)
 
 
 def _remove(records: Records, seen: DeadLetterRecord) -> bool:
@@ -309,15 +371,14 @@ def run_again(
         seen = record
 
         def open_again(found: DeadLetterRecord | None, seen: DeadLetterRecord = seen) -> Any:
-            if found != seen:
+            if found != seen or _busy(seen, records.clock()):
                 return KEEP
-            return changed(
-                seen, WAITING, "redriven", state=WAITING, runs=0, stopped=[], not_before=0.0
-            )
+            forgiven: dict[str, Any] = {"runs": 0, "stopped": [], "not_before": 0.0, "lease": None}
+            return changed(seen, WAITING, "redriven", state=WAITING, **forgiven)
 
         stored = records.update(record.key, open_again)
         if stored is None or stored.state != WAITING:
-            outcome.left[record.key] = "somebody else was at it"
+            outcome.left[record.key] = BUSY
             continue
         outcome.done.append(record.key)
     if outcome.done and failure_queue is not None:
@@ -358,13 +419,13 @@ def purge(records: Records, which: Filter, limit: int | None = None) -> Outcome:
             outcome.left[record.key] = f"it is {record.state}"
             continue
         try:
-            removed = _remove(records, record)
+            removed = not _busy(record, records.clock()) and _remove(records, record)
         except Conflict:
             removed = False
         if removed:
             outcome.done.append(record.key)
         else:
-            outcome.left[record.key] = "somebody else was at it"
+            outcome.left[record.key] = BUSY
     return outcome
 
 

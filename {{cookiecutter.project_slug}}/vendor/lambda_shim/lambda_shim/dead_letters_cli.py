@@ -28,6 +28,7 @@ import msgspec
 from lambda_shim import dead_letters
 from lambda_shim.dead_letters import Filter, Outcome, age_of, find, in_order, type_of
 from lambda_shim.records import DeadLetterRecord, Records, open_records, record_key
+from lambda_shim.sqs import region_of
 
 if TYPE_CHECKING:
     from lambda_shim.fan_out import Outbox
@@ -84,17 +85,28 @@ def count(text: str) -> int:
     return int(text)
 
 
+def given(text: str) -> str:
+    """Not empty: a variable that is not set would be a filter that everything passes."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
+
+
 def parser(program: str = "dead-letters", more: str = "") -> argparse.ArgumentParser:
     """The command line's grammar; ``more`` is what its help says last."""
     filters = argparse.ArgumentParser(add_help=False)
-    filters.add_argument("keys", nargs="*", metavar="KEY", help="these records only")
-    filters.add_argument("--reason", action="append", default=[], help="may be repeated")
+    filters.add_argument("keys", nargs="*", type=given, metavar="KEY", help="these records only")
+    filters.add_argument(
+        "--reason", action="append", type=given, default=[], help="may be repeated"
+    )
     filters.add_argument("--state", action="append", choices=["waiting", "running", "parked"])
     filters.add_argument("--older-than", type=duration, metavar="AGE", help="90s, 15m, 2h, 7d")
     filters.add_argument("--newer-than", type=duration, metavar="AGE")
-    filters.add_argument("--type", help="the message's type")
-    filters.add_argument("--error", metavar="TEXT", help="in the error or the traceback")
-    filters.add_argument("--business-id", metavar="ID")
+    filters.add_argument("--type", type=given, help="the message's type")
+    filters.add_argument(
+        "--error", type=given, metavar="TEXT", help="in the error or the traceback"
+    )
+    filters.add_argument("--business-id", type=given, metavar="ID")
     filters.add_argument("--limit", type=count, metavar="N")
     output = argparse.ArgumentParser(add_help=False)
     output.add_argument("--json", action="store_true", help="for programs")
@@ -135,6 +147,9 @@ def tools_of(url: str | None) -> Tools:
     url = url or os.environ.get("RECORDS_URL")
     if not url:
         raise ValueError("name the record store with --records or RECORDS_URL")
+    scheme, _, place = url.partition("://")
+    if scheme == "file" and not os.path.isdir(place):
+        raise ValueError(f"there is no directory {place}")
     failures = os.environ.get("FAILURE_QUEUE_URL")
     return Tools(open_records(url), cache(queue_of), SqsQueue(failures) if failures else None)
 
@@ -198,13 +213,18 @@ def _run(
         grammar.error(str(error))
     if options.command == "show":
         return _show(tools.records, options.key, options.json)
-    if getattr(options, "runner", False) and not tools.runner:
-        grammar.error("this service has no runner: redrive without --runner sends to the queue")
+    if getattr(options, "runner", False):
+        if not tools.runner:
+            grammar.error("this service has no runner: redrive without --runner sends to the queue")
+        if options.rate is not None:
+            grammar.error(
+                "--rate is for what is sent to the queue; the launch budget paces the runner"
+            )
     which = _filter(options)
     missing = [key for key in which.keys if tools.records.objects.get(f"{key}.json") is None]
     for key in missing:
         print(f"there is no record {key}", file=sys.stderr)
-    if which.keys and len(missing) == len(which.keys):
+    if which.keys and len(missing) == len(which.keys) and not options.json:
         return 1
     if which == Filter() and options.command != "ls" and not options.all:
         grammar.error(f"{options.command} needs keys, a filter or --all")
@@ -288,8 +308,10 @@ def _move(options: argparse.Namespace, grammar: argparse.ArgumentParser) -> int:
         grammar.error("--whole-queue moves all of a queue: it takes no keys, filters or --runner")
     if options.rate is not None and options.rate != int(options.rate):
         grammar.error("with --whole-queue SQS moves whole messages a second, from 1 on")
+    region_of(options.whole_queue)
     if options.dry_run:
-        print(f"SQS would move {options.whole_queue} back to where its messages came from")
+        said = f"SQS would move {options.whole_queue} back to where its messages came from"
+        print(msgspec.json.encode({"task": None}).decode() if options.json else said)
         return 0
     whole = None if options.rate is None else int(options.rate)
     handle = dead_letters.move_queue(options.whole_queue, rate=whole)
@@ -322,7 +344,7 @@ def _show(records: Records, key: str, as_json: bool) -> int:
         print(f"{name:>12}  {printable(value)}")
     print("\nhistory")
     for event in record.history:
-        print(f"  {event.at}  {event.event:<14} {printable(event.detail)}".rstrip())
+        print(printable(f"  {event.at}  {event.event:<14} {event.detail}").rstrip())
     if record.traceback:
         print(f"\n{printable(record.traceback, lines=True)}")
     print(f"\nbody\n{printable(record.body, lines=True)}")

@@ -237,14 +237,22 @@ class Dispatcher:
 
     def task_ended(self, launch: str, arn: str | None, how: Stopped) -> None:
         """Settle what a task leaves behind, however often it is told to have ended."""
+        known = self.budget.read().tasks.get(launch)
+        if known is not None and None not in (arn, known.arn) and known.arn != arn:
+            log.info("an earlier task of this name has ended, long known: %s", arn)
+            return
         where = None if arn is None or self.launcher is None else self.launcher.log_of(arn)
         failed = how.failed or "the task ended without having run the record"
         # What it was at: a runner that ends in good order gives its record back first.
         for key in list(self.records.running()):
-            self.records.update(key, lambda record: self._left(record, launch, failed, where))
+            with _unreadable_told(key):
+                self.records.update(key, lambda record: self._left(record, launch, failed, where))
         # What it was launched for and never took up.
         key = launch.rpartition(".")[0]
-        self.records.update(key, lambda record: self._never_taken(record, launch, failed, where))
+        with _unreadable_told(key):
+            self.records.update(
+                key, lambda record: self._never_taken(record, launch, failed, where)
+            )
         # Last, so that whoever is killed before it does all of it again.
         self.budget.ended(launch, None if how.failed is None else signature(how.failed))
 
@@ -435,7 +443,8 @@ class Dispatcher:
                     return KEEP
                 return changed(record, "launch refused", why)
 
-            self.records.update(launch.key, note)
+            with _unreadable_told(launch.key):
+                self.records.update(launch.key, note)
             self.budget.refused(launch.id)
             return False
         except Exception:

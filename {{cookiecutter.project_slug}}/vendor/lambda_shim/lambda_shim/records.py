@@ -25,6 +25,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
+from lambda_shim.contract import encodable
 from lambda_shim.objects import ABSENT, Conflict, DirectoryObjects, Objects, S3Objects
 
 # Why a message was parked, or handed over to the runner.
@@ -213,15 +214,13 @@ class Heritage(msgspec.Struct, frozen=True):
 
 def inherit(record: DeadLetterRecord) -> DeadLetterRecord:
     """The record with the history that its message, redriven before, has brought along."""
-    from datetime import datetime
-
     attribute = record.message_attributes.get(HISTORY_ATTRIBUTE)
     if not isinstance(attribute, dict):
         return record
     try:
         heritage = msgspec.json.decode(attribute.get("stringValue") or "", type=Heritage)
-        datetime.fromisoformat(heritage.first_failed_at or record.parked_at)
-    except (msgspec.DecodeError, ValueError):  # somebody else's attribute
+        _expect_time(heritage.first_failed_at)
+    except msgspec.DecodeError:  # somebody else's attribute
         return record
     attributes = {n: a for n, a in record.message_attributes.items() if n != HISTORY_ATTRIBUTE}
     return msgspec.structs.replace(
@@ -234,12 +233,41 @@ def inherit(record: DeadLetterRecord) -> DeadLetterRecord:
 
 def encode(record: DeadLetterRecord) -> bytes:
     """Indented JSON: a record is first of all read by a person."""
-    return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
+    try:
+        text = msgspec.json.encode(record)
+    except UnicodeEncodeError:
+        text = msgspec.json.encode(_encodable(msgspec.to_builtins(record)))
+    return msgspec.json.format(text, indent=2) + b"\n"
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, str):
+        return encodable(value)
+    if isinstance(value, dict):
+        return {encodable(name): _encodable(each) for name, each in value.items()}
+    return [_encodable(each) for each in value] if isinstance(value, list) else value
 
 
 def decode(data: bytes) -> DeadLetterRecord:
-    """The record that ``encode`` wrote. Raises msgspec.ValidationError naming the field."""
-    return msgspec.json.decode(data, type=DeadLetterRecord)
+    """The record that ``encode`` wrote. Raises msgspec.DecodeError saying why it is none."""
+    try:
+        record = msgspec.json.decode(data, type=DeadLetterRecord)
+    except UnicodeDecodeError as error:
+        raise msgspec.DecodeError(str(error)) from None
+    _expect_time(record.parked_at)
+    _expect_time(record.first_failed_at)
+    return record
+
+
+def _expect_time(text: str | None) -> None:
+    """Raises msgspec.ValidationError if this is no moment in ISO 8601."""
+    from datetime import datetime
+
+    try:
+        if text is not None:
+            datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError):
+        raise msgspec.ValidationError(f"no time: {text!r}") from None
 
 
 def record_key(message_id: str) -> str:
@@ -449,7 +477,7 @@ class Records:
             if each.age(now) <= longest:
                 break
             if (found := self.objects.get(each.marker)) is not None:
-                longest = max(longest, now - _written(found[0]))
+                longest = max(longest, min(each.age(now), now - _written(found[0])))
         return longest
 
     # -- the life of an open record
@@ -558,8 +586,12 @@ def run_failed(
 
 
 def _written(marker: bytes) -> float:
-    """When a record entered the state that this marker of it tells of; seconds since 1970."""
-    return float(marker.split()[0])
+    """When a record entered the state that this marker of it tells of; seconds since 1970, long ago
+    if it is no marker of ours."""
+    try:
+        return float(marker.split()[0])
+    except (ValueError, IndexError):
+        return 0.0
 
 
 def _marker(record: DeadLetterRecord | None) -> str | None:
@@ -598,7 +630,7 @@ def open_records(url: str) -> Records:
     match scheme:
         case "s3":
             bucket, _, prefix = place.partition("/")
-            return S3Store(bucket, prefix)
+            return S3Store(bucket, f"{prefix.rstrip('/')}/" if prefix else "")
         case "file":
             return DirectoryStore(place)
     raise ValueError(f"no record store for {scheme}://; use s3 or file")

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from lambda_shim.bodies import fields_of
+from lambda_shim.contract import encodable
 from lambda_shim.records import NOBODY, NOT_REGISTERED, OWN, DeadLetterRecord, parked
 
 
@@ -75,7 +76,7 @@ class Registry:
         for each in functions:
             if not each.pool or each.pool in (OWN, NOBODY) or set(each.pool) - set(_POOL):
                 raise ValueError(f"{each.function}: not a name for a pool: {each.pool!r}")
-            for source in (_unqualified(each.function), *each.sources):
+            for source in map(_unqualified, (each.function, *each.sources)):
                 if source in self.own or self._by_source.setdefault(source, each) is not each:
                     raise ValueError(f"{source} is registered twice")
         settings = {(each.pool, each.task_definition, each.role) for each in functions}
@@ -104,7 +105,7 @@ class Registry:
         target = self.target(record)
         if target is None:
             found = ", ".join(candidate.source for candidate in candidates(record)) or "no source"
-            why = f"no function is registered for {found}"
+            why = encodable(f"no function is registered for {found}")
             return parked(record, NOT_REGISTERED, why, pool=NOBODY)
         error = _error_in(record) or record.error
         return msgspec.structs.replace(record, pool=target.function.pool, error=error)
@@ -123,7 +124,7 @@ def _error_in(record: DeadLetterRecord) -> str | None:
     it; SQS itself tells nothing."""
     try:
         response = (fields_of(record.body) or {})["responsePayload"]
-        return f"{response['errorType']}: {response['errorMessage']}"
+        return encodable(f"{response['errorType']}: {response['errorMessage']}")
     except (TypeError, KeyError):
         return _attribute(record, "ErrorMessage")
 

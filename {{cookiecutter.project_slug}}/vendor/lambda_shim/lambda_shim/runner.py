@@ -48,6 +48,7 @@ from lambda_shim.contract import (
     Retry,
     UnknownMessageType,
     describe,
+    loggable,
 )
 from lambda_shim.records import OWN, DeadLetterRecord, LeaseLost, Records
 
@@ -379,7 +380,8 @@ class Runner:
                     self._job(record, run)
                 finally:
                     self._in_job = False
-            except (Exception, DeadlineReached, LeaseGone) as raised:
+            # Whatever it was, sys.exit() too, this record alone answers for it.
+            except BaseException as raised:
                 error = raised
             if not isinstance(error, Retry) or attempt == self.settings.retries:
                 return error
@@ -429,7 +431,9 @@ class Runner:
             case _:
                 self._failed = True
                 failed = signature(error)
-                log.error("the run failed: %s", describe(error), exc_info=error, extra=details)
+                log.error(
+                    "the run failed: %s", describe(error), exc_info=loggable(error), extra=details
+                )
                 if not self._fail(record, owner, business_id, error):
                     return
         try:
