@@ -68,7 +68,7 @@ SERVE = """\
 bb=/bin/busybox
 trap 'exit 7' TERM
 echo "env $PROCGROUP_ROLE.$PROCGROUP_REPLICA $COLOUR on $($bb hostname)"
-echo "group file: $($bb grep -c '"id"' $PROCGROUP_GROUP_FILE)"
+echo "group file: $($bb grep -c '"id"' "$PROCGROUP_GROUP_FILE")"
 $bb httpd -f -p 8080 -h /www &
 wait
 """
@@ -200,6 +200,16 @@ def test_image_role(engine: Engine, box: Path, launch: Launch, state: State) -> 
     assert engine.left() == []
     expect_free(web.port)
     state.expect_nothing_left()
+
+
+def test_state_directory_with_any_characters(
+    engine: Engine, box: Path, state: State, way: str, tmp_path: Path
+) -> None:
+    odd = tmp_path / "st'ä:te, \"dir"
+    with ProcessGroup.launch(box, state_dir=odd, supervisor=way, timeout=60) as group:
+        web = group["web"]
+        assert get(web.port) == f"hello from web.0 at {web.address}\n"
+        wait_until(lambda: "group file: 1\n" in web.log(), "group.json is there, too")
 
 
 def test_kill_restarts_on_the_same_port(engine: Engine, box: Path, launch: Launch) -> None:
@@ -416,12 +426,14 @@ def test_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     run = functools.partial(
         containers.run_command,
         ["/bin/docker", "-D"], name="n", labels={"l": "v"}, ports=[("127.0.0.1", 20000, 80)],
-        volumes=[("/a", "/b", False), ("/c", "/c", True)], environment={"E": "x y"},
+        volumes=[("/a", "/b", False), ('/c,"d: ä', "/c", True)], environment={"E": "x y"},
         options=["--init"], image="i", args=["a", "b"],
     )  # fmt: skip
     assert run(network="published") == [
         "/bin/docker", "-D", "run", "--rm", "--name", "n", "--label", "l=v",
-        "--publish", "127.0.0.1:20000:80", "--volume", "/a:/b:ro", "--volume", "/c:/c",
+        "--publish", "127.0.0.1:20000:80",
+        "--mount", "type=bind,source=/a,destination=/b,readonly",
+        "--mount", 'type=bind,"source=/c,""d: ä",destination=/c',
         "--env", "E=x y", "--memory", "1 g", "--init", "i", "a", "b",
     ]  # fmt: skip
     assert "--network" in run(network="host")

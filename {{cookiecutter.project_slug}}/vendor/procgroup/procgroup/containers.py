@@ -9,6 +9,7 @@ name and labels of its own, and is removed by them whenever its client has ended
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -101,10 +102,16 @@ def run_command(
     for host, outside, inside in ports:
         command += ["--publish", f"{host}:{outside}:{inside}"]
     for here, there, writable in volumes:
-        command += ["--volume", f"{here}:{there}" + ("" if writable else ":ro")]
+        mount = ["type=bind", f"source={here}", f"destination={there}"]
+        command += ["--mount", ",".join(map(_csv, mount if writable else [*mount, "readonly"]))]
     for variable, value in environment.items():
         command += ["--env", f"{variable}={value}"]
     return [*command, *extra_options(), *options, image, *args]
+
+
+def _csv(field: str) -> str:
+    """As engines read a `--mount`: a line of CSV. In a `--volume` no path may have a colon."""
+    return '"' + field.replace('"', '""') + '"' if re.search('[,"\\s]', field) else field
 
 
 def remove_command(engine: list[str], *names: str) -> list[str]:
