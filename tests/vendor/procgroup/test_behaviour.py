@@ -276,7 +276,7 @@ def test_crash_loop_is_reported_not_endless(launch: Launch, write: Write, state:
     assert "gave up after a row of crashes" in message
     assert "command: " in message
     assert "cannot work; exit 3" in message
-    assert "last end: exited with status 3, restarted 6 times" in message
+    assert "last end: exited with status 3, restarted 5 times" in message
     assert re.search(r"^    cannot work$", message, re.MULTILINE)
     (kept,) = (state.directory / "groups").iterdir()
     assert f"kept for inspection: {kept}" in message
@@ -295,8 +295,10 @@ def test_crash_loop_later_ends_in_failed_and_start_tries_again(
     with pytest.raises(NotReady, match=r"(?s)wait_ready of a.0.*crash loop.*last end: exited with"):
         group["a"].wait_ready()
     (tmp_path / "good").touch()
+    before = group["a"].status()["restarts"]
     group["a"].start()
     assert group["a"].state == "ready"
+    assert group["a"].status()["restarts"] == before + 1
 
 
 def test_restart_reports_a_crash_loop(launch: Launch, write: Write, tmp_path: Path) -> None:
@@ -576,6 +578,37 @@ def test_state_directory_with_a_very_long_path(
             other["worker"].restart()
         assert group["worker"].running
     assert list((deep / "groups").iterdir()) == []
+
+
+def test_state_directory_with_any_characters(supervisor: str, tmp_path: Path, state: State) -> None:
+    odd = tmp_path / "st'ä \"te\\ dir,:$x"
+    with ProcessGroup.launch(PAIR, state_dir=odd, supervisor=supervisor) as group:
+        group["queue"].restart()
+        assert ping(group["queue"].port) == b"+PONG\r\n"
+    assert list((odd / "groups").iterdir()) == []
+
+
+def test_a_name_comes_before_the_beginning_of_an_id(
+    launch: Launch, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from procgroup.registry import Owner, Registry
+
+    own = launch(PAIR)
+    registry = Registry(state.directory)
+    monkeypatch.setattr("procgroup.registry._new_id", lambda: "pairabcd")
+    foreign, _ = registry.register("foreign", "x", Owner.of(os.getpid()), [])
+    with ProcessGroup.attach("pair") as other:
+        assert other.id == own.id
+    with ProcessGroup.attach("pair", by_name=True) as other:
+        assert other.id == own.id
+    for wanted in (own.id, own.id[:7], str(own.directory), "foreign1"):
+        with pytest.raises(UnknownGroup, match=f"there is no group '{wanted}'; running: "):
+            ProcessGroup.attach(wanted, by_name=True)
+    own.stop()
+    with pytest.raises(UnknownGroup, match="there is no group 'pair'; running: pairabcd"):
+        ProcessGroup.attach("pair", by_name=True)
+    registry.release(foreign)
+    registry.close()
 
 
 def test_attach_by_id_prefix_name_and_path(launch: Launch) -> None:

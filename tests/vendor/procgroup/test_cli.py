@@ -322,6 +322,55 @@ def test_down(detached: ProcessGroup, state: State) -> None:
     assert procgroup("down", "--all") == ""
 
 
+def test_down_takes_the_group_of_that_name_whatever_ids_begin_so(
+    detached: ProcessGroup, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from procgroup.registry import Owner, Registry
+
+    registry = Registry(state.directory)
+    monkeypatch.setattr("procgroup.registry._new_id", lambda: "pairabcd")
+    foreign, _ = registry.register("foreign", "x", Owner.of(os.getpid()), [])
+    assert procgroup("down", "-g", "pair") == f"{detached.id} (pair): stopped\n"
+    registry.release(foreign)
+    registry.close()
+
+
+def test_a_group_that_another_takes_down_meanwhile_stops_no_down_and_no_gc(
+    detached: ProcessGroup, state: State
+) -> None:
+    """It is known, but its directory, or all in it, is gone."""
+    from procgroup.registry import Owner, Registry
+
+    registry = Registry(state.directory)
+    own = Owner.of(os.getpid())
+    gone = [registry.register("gone", "x", own, [])[0] for _ in range(20)]
+    assert procgroup("down", "--all") == f"{detached.id} (pair): stopped\n"
+    directory = state.directory / "groups" / gone[0]
+    directory.mkdir()
+    (directory / "kept_by_pytest.json").write_text("{}")
+    assert procgroup("gc", "--all") == ""
+    (directory / "kept_by_pytest.json").unlink()
+    directory.rmdir()
+    for each in gone:
+        registry.release(each)
+    registry.close()
+
+
+def test_two_at_once_take_all_down(state: State) -> None:
+    for _ in range(4):
+        procgroup("up", BLUEPRINTS / "family.yaml", "--detach")
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-m", "procgroup", "down", "--all"],
+            env=os.environ | {"PYTHONPATH": str(PACKAGE)},
+            stdout=subprocess.DEVNULL,
+        )
+        for _ in range(2)
+    ]
+    assert [each.wait(PATIENCE) for each in both] == [0, 0]
+    state.expect_nothing_left()
+
+
 def test_several_groups_must_be_told_apart(detached: ProcessGroup, state: State) -> None:
     with ProcessGroup.launch(PAIR) as other:
         errors = procgroup("down", status=1)

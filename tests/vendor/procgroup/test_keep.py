@@ -219,6 +219,18 @@ def test_one_that_died_meanwhile_is_launched_anew(kept_state: State, blueprint: 
     registry.close()
 
 
+def test_one_that_another_takes_down_meanwhile_is_launched_anew(
+    kept_state: State, blueprint: Path
+) -> None:
+    one = acquire(blueprint)
+    one.release()
+    one.group.file.rename(one.group.file.with_suffix(".away"))
+    two = acquire(blueprint)
+    assert not two.reused
+    one.group.file.with_suffix(".away").rename(one.group.file)
+    two.release()
+
+
 def test_attaching_elsewhere_is_possible(kept_state: State, blueprint: Path) -> None:
     one = acquire(blueprint)
     with ProcessGroup.attach(one.group.id) as other:

@@ -12,7 +12,9 @@ SERVICE = "{{ cookiecutter.project_slug }}"
 def attach(group_id: str | None) -> ProcessGroup:
     """A running process group. Raises NotFound if there is none, or no single one."""
     try:
-        return ProcessGroup.attach(group_id or SERVICE)
+        if group_id:
+            return ProcessGroup.attach(group_id)
+        return ProcessGroup.attach(SERVICE, by_name=True)
     except ProcgroupError as error:
         raise cli.NotFound(
             f"{error}\nStart the service in another terminal: make run\n"

@@ -576,18 +576,16 @@ def _chosen(options: argparse.Namespace) -> ProcessGroup:
 
 def _chosen_directory(options: argparse.Namespace, *, running: bool = False) -> Path:
     """Where the chosen group lies; unless it must be `running`, a kept one may be named."""
+    from procgroup.group import directory_named, rows_meant
+
     named = options.group or os.environ.get("PROCGROUP_GROUP_FILE")
     if named:
-        from procgroup.group import directory_named
-
         if (directory := directory_named(named)) is not None:
             return directory
     registry = _registry()
     rows = _live(registry)
     if named:
-        known = rows if running else registry.groups()
-        found = [row for row in known if row.id == named]
-        found = found or [row for row in known if row.id.startswith(named) or row.name == named]
+        found = rows_meant(named, rows if running else registry.groups())
         alive = [row for row in found if row.kept is None]
         return _only(alive or found, f"there is no group {named!r}", rows)
     if len(rows) != 1:
@@ -665,7 +663,7 @@ def _down(options: argparse.Namespace) -> int:
     if options.all:
         rows = _live(_registry())
         for row in rows:
-            with contextlib.suppress(GroupLost):
+            with contextlib.suppress(GroupLost, UnknownGroup):  # another has taken it down
                 ProcessGroup.attach(row.directory).stop(graceful=True, patience=options.timeout)
                 print(f"{row.id} ({row.name}): stopped", flush=True)
         return 0
@@ -683,7 +681,7 @@ def _gc(options: argparse.Namespace) -> int:
     registry = _registry()
     for row in registry.groups() if options.all else ():
         if row.kept is None and kept_by_pytest(row.directory):
-            with contextlib.suppress(GroupLost):
+            with contextlib.suppress(GroupLost, UnknownGroup):  # another has taken it down
                 ProcessGroup.attach(row.directory).stop(graceful=True)
                 print(f"{row.id} ({row.name}): stopped")
     removed = sweep(registry, kept=options.all)

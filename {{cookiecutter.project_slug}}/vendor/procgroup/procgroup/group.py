@@ -19,11 +19,11 @@ from procgroup.errors import GroupLost, LaunchError, NotReady, ProcgroupError, U
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
     from procgroup.blueprint import Blueprint
-    from procgroup.registry import Registry
+    from procgroup.registry import GroupRow, Registry
     from procgroup.wardens import Warden
 
 _lock = threading.RLock()  # guards the two tables below, and the registry's connection
@@ -468,18 +468,23 @@ class ProcessGroup:
 
     @classmethod
     def attach(
-        cls, group: str | os.PathLike[str], state_dir: str | os.PathLike[str] | None = None
+        cls,
+        group: str | os.PathLike[str],
+        state_dir: str | os.PathLike[str] | None = None,
+        *,
+        by_name: bool = False,
     ) -> ProcessGroup:
         """Drive a group that another process launched.
 
-        `group` is the path of its group.json or directory, its id or the beginning of it, or its
-        blueprint's name when only one such group runs. Closing an attached group only
-        disconnects; `stop` stops it. Raises UnknownGroup and GroupLost.
+        `group` is the path of its group.json or directory, or else, in this order, its id, its
+        blueprint's name when only one such group runs, or the beginning of its id; with `by_name`
+        it is that name and nothing else. Closing an attached group only disconnects; `stop` stops
+        it. Raises UnknownGroup and GroupLost.
         """
         from procgroup.registry import state_directory
         from procgroup.sweep import group_document
 
-        directory = _find_group(os.fspath(group), state_directory(state_dir))
+        directory = _find_group(os.fspath(group), state_directory(state_dir), by_name)
         document = group_document(str(directory))
         if not document:
             raise UnknownGroup(f"{directory}: there is no readable group.json")
@@ -616,13 +621,22 @@ def directory_named(wanted: str) -> Path | None:
     return path.absolute() if (path / "group.json").is_file() else None
 
 
-def _find_group(wanted: str, state_dir: Path) -> Path:
-    if (directory := directory_named(wanted)) is not None:
+def rows_meant(wanted: str, rows: Sequence[GroupRow]) -> list[GroupRow]:
+    """The rows of that id, else of that name, else those whose id begins so."""
+    return (
+        [row for row in rows if row.id == wanted]
+        or [row for row in rows if row.name == wanted]
+        or [row for row in rows if row.id.startswith(wanted)]
+    )
+
+
+def _find_group(wanted: str, state_dir: Path, by_name: bool) -> Path:
+    if not by_name and (directory := directory_named(wanted)) is not None:
         return directory
     with _lock:
         rows = [row for row in _registry(state_dir).groups() if row.kept is None]
-    found = [row for row in rows if row.id == wanted]
-    found = found or [row for row in rows if row.id.startswith(wanted) or row.name == wanted]
+    named = [row for row in rows if row.name == wanted]
+    found = named if by_name else rows_meant(wanted, rows)
     if len(found) == 1:
         return Path(found[0].directory)
     if found:

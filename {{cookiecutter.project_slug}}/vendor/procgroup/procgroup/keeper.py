@@ -60,6 +60,7 @@ class KeptRole:
         self.problem: str | None = None  # that keeps it from being ready, for a person
         self.crashes = 0
         self.restarts = 0
+        self._unasked = False  # the last incarnation ended unasked: the next is a restart
         self.started_at: float = 0.0
         self.start_token: str | None = None
         self.pid: int | None = None
@@ -176,6 +177,9 @@ class KeptRole:
             self._probe = probe_for(self.plan["ready"], self.plan["log"])
         self.started_at = time.monotonic()
         self._become("starting")
+        if self._unasked:
+            self._unasked = False
+            self.restarts += 1
         self.supervisor.begin()
         self.launched_once = True
         descriptor = self.supervisor.descriptor()
@@ -203,8 +207,8 @@ class KeptRole:
         self._deadline = None
         if group is not None:
             self.keeper.clear_leftovers(self, group)
-        if self.wanted and self.state != "stopping":  # else it ended because it was told to
-            self.restarts += 1
+        self._unasked = self.wanted and self.state != "stopping"
+        if self._unasked:
             healthy = self._deliberate or (self._was_ready and lived >= HEALTHY_AFTER)
             self.crashes = 0 if healthy else self.crashes + 1
         if self.plan["cleanup"]:

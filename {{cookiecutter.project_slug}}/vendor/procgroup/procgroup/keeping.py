@@ -17,7 +17,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from procgroup.errors import GroupLost
+from procgroup.errors import GroupLost, UnknownGroup
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def acquire(
             replaced.append(group.id)
             group.stop()
             os.close(lock)
-        except GroupLost:
+        except (GroupLost, UnknownGroup):  # another has taken it down
             os.close(lock)
         except BaseException:
             os.close(lock)
