@@ -579,9 +579,8 @@ def _chosen_directory(options: argparse.Namespace, *, running: bool = False) -> 
     from procgroup.group import directory_named, rows_meant
 
     named = options.group or os.environ.get("PROCGROUP_GROUP_FILE")
-    if named:
-        if (directory := directory_named(named)) is not None:
-            return directory
+    if named and (directory := directory_named(named)) is not None:
+        return directory
     registry = _registry()
     rows = _live(registry)
     if named:
