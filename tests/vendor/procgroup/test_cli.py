@@ -313,6 +313,18 @@ def test_a_full_disk_is_named(fresh_state: State) -> None:
     ), result.stdout
 
 
+def test_too_few_descriptors_are_named(fresh_state: State) -> None:
+    """With some numbers of them the keeper is begun, and cannot start a role."""
+    said = [
+        shell(f"ulimit -n {number}; procgroup up '{PAIR}' --detach 2>&1 | cat").stdout
+        for number in range(11, 17)
+    ]
+    assert any("keeper is gone ([Errno 24] Too many open files)" in each for each in said), said
+    procgroup("down", "--all")
+    procgroup("gc", "--all")
+    (fresh_state.directory / "warden.log").write_text("")  # which has the tracebacks
+
+
 def test_down(detached: ProcessGroup, state: State) -> None:
     pids = [role.pid or 0 for role in detached.all_roles()]
     assert procgroup("down") == f"{detached.id} (pair): stopped\n"

@@ -90,6 +90,7 @@ class _Connection:
         self._channel = Channel(connection)
         self._lock = threading.Lock()
         self._number = 0
+        self._lost = "killed, or its group was stopped by another process"
 
     def call(self, name: str, limit: float, /, **arguments: Any) -> Any:
         """The result of a request, or GroupLost when the keeper is gone or silent for `limit` s.
@@ -108,6 +109,7 @@ class _Connection:
             while not self._channel.closed:
                 self._channel.connection.settimeout(max(0.001, deadline - time.monotonic()))
                 for message in self._channel.receive():
+                    self._lost = message.get("lost", self._lost)
                     if message.get("id") == number:
                         if "error" in message:
                             raise _Refused(message)
@@ -116,8 +118,7 @@ class _Connection:
                     break
             if self._channel.closed:
                 raise GroupLost(
-                    "the group's keeper is gone (killed, or its group was stopped by another "
-                    "process); its processes are gone with it"
+                    f"the group's keeper is gone ({self._lost}); its processes are gone with it"
                 )
             raise GroupLost(f"the group's keeper did not answer {name!r} within {limit:.1f} s")
 

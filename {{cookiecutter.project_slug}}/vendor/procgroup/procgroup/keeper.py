@@ -846,3 +846,6 @@ def run_keeper(lease: socket.socket, warden: int | None, launcher: int | None) -
     except BecomeRole:
         keeper.abandon()
         raise
+    except OSError as error:  # such as too few descriptors
+        keeper.lease.send({"lost": str(error)})
+        raise
