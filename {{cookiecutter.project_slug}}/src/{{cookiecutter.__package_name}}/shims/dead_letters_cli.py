@@ -47,7 +47,7 @@ def deployed(stage: str) -> Tools:
     try:
         import boto3
     except ImportError:
-        command = f"uv run --group aws {SERVICE} dead-letters --stage {stage} ls"
+        command = f"sh tools/uv.sh run --group aws {SERVICE} dead-letters --stage {stage} ls"
         raise NotFound(f"AWS is spoken to with boto3, which is not installed: {command}") from None
     from lambda_shim.sqs import {% if cookiecutter.overflow == 'fargate' %}SqsQueue, {% endif %}queue_of
 
