@@ -14,21 +14,28 @@ FILES = {
     "cdk": "deploy/stages.py",
     "serverless": "deploy/serverless.yml, under params",
 }
+SECTION = """
+[prdo.deploy.parameters]
+parameter_overrides = ["Stage=prdo", "CustomersUrl=https://c.example.com", "MailFrom=s@example.com"]
+"""
 # How a team adds a stage: what is written behind what, in the target's own file.
 ADDED = {
-    "sam": ("version = 0.1\n", "\n[prdo.deploy.parameters]\nparameter_overrides = []\n"),
+    "sam": ("version = 0.1\n", SECTION),
     "cdk": ("    for stage in (\n", '        Stage("prdo"),\n'),
     "serverless": ("  production:\n", "    trafficShift: AllAtOnce\n  prdo:\n"),
 }
 
+AT_HOME = {"AWS_REGION": "eu-central-1", "AWS_DEFAULT_REGION": "", "AWS_PROFILE": "ours"}
 
-def tool(project: BakedProject, *words: str) -> str:
+
+def tool(project: BakedProject, *words: str, **variables: str) -> str:
     """What the service prints, with `echo` for its deployment tool."""
     archive = project.path / "build" / "lambda.zip"
     archive.parent.mkdir(exist_ok=True)
     archive.write_bytes(b"")
     process = project.run(
-        *(sys.executable, "-m", *words), DEPLOY_TOOL="echo", CONFIRM="prdo", STAGE="prdo"
+        *(sys.executable, "-m", *words),
+        **{"DEPLOY_TOOL": "echo", "CONFIRM": "prdo", "STAGE": "prdo", **AT_HOME, **variables},
     )
     return f"{process.stdout}exit status {process.returncode}"
 
@@ -54,3 +61,104 @@ def test_a_mistyped_stage_is_refused_and_an_added_one_is_not(
         said = tool(project, "tools.deploy", verb, "prdo")
         assert "\n+ echo " in said
         assert said.endswith("exit status 0")
+
+
+# A stage that was copied from another, with what was forgotten in it, and what is said of it.
+COPIED = {
+    "stack_name": (
+        'stack_name = "statement-service-prdo"',
+        'stack_name = "statement-service-staging"',
+        "stack_name of prdo is statement-service-staging, and has to be statement-service-prdo.",
+    ),
+    "Stage": (
+        '"Stage=prdo"',
+        '"Stage=staging"',
+        "parameter_overrides of prdo make a Stage=staging, and have to say Stage=prdo.",
+    ),
+    "no Stage": (
+        '    "Stage=prdo",\n',
+        "",
+        "parameter_overrides of prdo make a Stage=dev, and have to say Stage=prdo.",
+    ),
+    "region": (
+        "resolve_s3 = true",
+        'resolve_s3 = true\nregion = "eu-west-1"',
+        "region of prdo is eu-west-1, and has to be eu-central-1 as AWS_REGION says.",
+    ),
+    "region of all commands": (
+        "[prdo.global.parameters]",
+        '[prdo.global.parameters]\nregion = "eu-west-1"',
+        "region of prdo is eu-west-1, and has to be eu-central-1 as AWS_REGION says.",
+    ),
+    "stack_name of one command": (
+        "[prdo.deploy.parameters]",
+        '[prdo.delete.parameters]\nstack_name = "statement-service-dev"\n[prdo.deploy.parameters]',
+        "stack_name of prdo is statement-service-dev, and has to be statement-service-prdo.",
+    ),
+    "a parameter": (
+        '    "MailFrom=statements@example.com",\n',
+        "",
+        "parameter_overrides of prdo lack what has no default in the template: MailFrom",
+    ),
+}
+
+
+@pytest.mark.parametrize("forgotten", COPIED)
+def test_what_sams_stage_has_of_another_is_refused(
+    forgotten: str, bake: Callable[..., BakedProject]
+) -> None:
+    """Or `make destroy` would say the one stage and delete the other."""
+    project = bake(deploy_target="sam", example="statements", overflow="fargate")
+    config = project.path / "deploy" / "samconfig.toml"
+    text = config.read_text("utf-8")
+    copied = text[text.index("[staging.global") : text.index("[production.global")]
+    config.write_text(text + copied.replace("staging", "prdo"), "utf-8")
+    said = tool(project, "tools.deploy", "destroy", "prdo")
+    assert said.startswith("Destroys stack statement-service-prdo with AWS SAM (profile ours, ")
+    assert said.endswith("exit status 0")
+
+    right, wrong, words = COPIED[forgotten]
+    assert right in copied.replace("staging", "prdo")
+    forgetful = copied.replace("staging", "prdo").replace(right, wrong)
+    config.write_text(text + forgetful, "utf-8")
+    refusal = f"deploy/samconfig.toml: {words}\nexit status 1"
+    for command in ("deploy deploy", "deploy destroy", "deploy test", "push", "validate"):
+        module, *verb = command.split()
+        assert tool(project, f"tools.{module}", *verb, "prdo") == refusal
+
+
+def test_sam_is_told_the_stack_that_is_announced(bake: Callable[..., BakedProject]) -> None:
+    """Whatever its configuration has, or does not."""
+    project = bake(deploy_target="sam", example="minimal")
+    config = project.path / "deploy" / "samconfig.toml"
+    stage = 'version = 0.1\n[prdo.deploy.parameters]\nparameter_overrides = "Stage=prdo"\n'
+    config.write_text(stage + '[default.global.parameters]\nregion = "eu-west-1"\n', "utf-8")
+    for verb in ("deploy", "destroy"):
+        said = tool(project, "tools.deploy", verb, "prdo")
+        assert " --config-env prdo --stack-name statement-service-prdo " in said
+    assert "There is no stage default, only prdo." in tool(
+        project, "tools.deploy", "destroy", "default"
+    )
+
+
+NO_REGION = {"AWS_REGION": "", "CONFIRM": "dev"}
+ELSEWHERE = {
+    "sam": "(profile ours, region of samconfig.toml, else of the profile)",
+    "cdk": "(profile ours, region of the profile)",
+    "serverless": "osls does not take the region from the profile: set AWS_REGION.\nexit status 1",
+}
+
+
+@pytest.mark.parametrize("target", offered()["deploy_target"])
+def test_the_region_is_said_or_asked_for(target: str, bake: Callable[..., BakedProject]) -> None:
+    project = bake(deploy_target=target, example="minimal", overflow="none")
+    for verb in ("deploy", "destroy"):
+        said = tool(project, "tools.deploy", verb, "dev", **NO_REGION)
+        if target == "serverless":
+            assert said == ELSEWHERE[target]
+        else:
+            assert ELSEWHERE[target] in said
+    said = tool(project, "tools.deploy", "test", "dev", **NO_REGION)
+    assert said.startswith(
+        "Tests stack statement-service-dev (profile ours, region of the profile)"
+    )

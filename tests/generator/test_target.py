@@ -53,10 +53,32 @@ def test_what_samconfig_leaves_out_has_its_default(bake: Callable[..., BakedProj
     assert found["ImageTag"] == "abc"
 
 
+def test_a_default_is_read_as_cloudformation_has_it(bake: Callable[..., BakedProject]) -> None:
+    project = bake(example="minimal")
+    template = project.path / "deploy" / "template.yaml"
+    text = template.read_text("utf-8")
+    template.write_text(text.replace('Default: "false"', "Default: true"), "utf-8")
+    assert parameters(project, '["Stage=dev"]')["PublicIp"] == "true"
+
+
+def test_a_parameter_without_a_value_is_refused(bake: Callable[..., BakedProject]) -> None:
+    """CloudFormation would keep the former one, or find none at the first deployment."""
+    project = bake(example="statements")
+    config = project.path / "deploy" / "samconfig.toml"
+    config.write_text('[dev.deploy.parameters]\nparameter_overrides = ["Stage=dev"]\n', "utf-8")
+    process = project.run(sys.executable, "-c", COMMAND, DEPLOY_TOOL="sam")
+    assert process.returncode == 1
+    assert process.stdout == (
+        "deploy/samconfig.toml: parameter_overrides of dev lack what has no default in the "
+        "template: CustomersUrl, MailFrom\n"
+    )
+
+
 def test_a_value_is_quoted_as_sam_unquotes_it(bake: Callable[..., BakedProject]) -> None:
     """SAM knows no escapes but that of a quote."""
     sender = r'"Jürgen \"J\" <j@example.com>"'
-    found = quoted_parameters(bake(example="statements"), f"['MailFrom={sender}']")
+    url = "CustomersUrl=https://c.example.com"
+    found = quoted_parameters(bake(example="statements"), f"['{url}', 'MailFrom={sender}']")
     assert found["MailFrom"] == sender
 
 

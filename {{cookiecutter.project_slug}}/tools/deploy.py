@@ -22,18 +22,24 @@ from pathlib import Path
 from .push import after_deployment, tag_to_deploy
 {% endif -%}
 from .stages import must_exist
-from .target import DIRECTORY, TOOL, deploy_command, destroy_command
+from .target import DIRECTORY, REGION_ELSE, TOOL, deploy_command, destroy_command
 
 PROJECT = Path(__file__).resolve().parent.parent
 ARCHIVE = PROJECT / "build" / "lambda.zip"
 SERVICE = "{{ cookiecutter.project_slug }}"
 
 
-def place() -> str:
-    """Profile and region, as the tools will see them."""
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    profile = os.environ.get("AWS_PROFILE", "default")
-    return f"profile {profile}, region {region or 'of the profile'}"
+def place(otherwise: str) -> str:
+    """Profile and region, as the tools will see them.
+
+    Args:
+        otherwise: which region it is where the environment names none. Where it is empty, the
+            tool would see none: raises SystemExit.
+    """
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or otherwise
+    if not region:
+        sys.exit(f"{TOOL} does not take the region from the profile: set AWS_REGION.")
+    return f"profile {os.environ.get('AWS_PROFILE', 'default')}, region {region}"
 
 
 def confirmed(word: str) -> bool:
@@ -52,6 +58,7 @@ def main(arguments: list[str]) -> int:
         must_exist(stage)
     match arguments:
         case ["deploy", stage, *built]:
+            where = place(REGION_ELSE)
             for given in built:
                 if not Path(given).is_file():
                     print(f"There is no zip {given}.", file=sys.stderr)
@@ -60,7 +67,7 @@ def main(arguments: list[str]) -> int:
                     ARCHIVE.parent.mkdir(exist_ok=True)
                     shutil.copyfile(given, ARCHIVE)
             code = ARCHIVE.read_bytes()
-            print(f"Deploys stack {SERVICE}-{stage} with {TOOL} ({place()}).")
+            print(f"Deploys stack {SERVICE}-{stage} with {TOOL} ({where}).")
             print(f"Code: {len(code):,} bytes, SHA-256 {hashlib.sha256(code).hexdigest()}.")
             print("A new version of the worker takes over as the stage's traffic shift says.")
 {%- if cookiecutter.overflow == 'fargate' %}
@@ -69,7 +76,8 @@ def main(arguments: list[str]) -> int:
             command = deploy_command(stage)
 {%- endif %}
         case ["destroy", stage]:
-            print(f"Destroys stack {SERVICE}-{stage} with {TOOL} ({place()}):")
+            where = place(REGION_ELSE)
+            print(f"Destroys stack {SERVICE}-{stage} with {TOOL} ({where}):")
             print("its queues with every message in them, functions, alarms and logs.")
 {%- if cookiecutter.overflow == 'fargate' %}
             print("The overflow's tasks and images go too; stop running tasks before.")
@@ -79,7 +87,8 @@ def main(arguments: list[str]) -> int:
                 return 1
             command = destroy_command(stage)
         case ["test", stage]:
-            print(f"Tests stack {SERVICE}-{stage} ({place()}):")
+            where = place("of the profile")
+            print(f"Tests stack {SERVICE}-{stage} ({where}):")
             print("sends messages to its work queue, then looks into its buckets and its ledger.")
             print("What the scenarios do there stays there: documents, records, ledger entries.")
             print("Nobody else should use the stage meanwhile.")
