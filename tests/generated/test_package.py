@@ -11,7 +11,8 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from ..baking import BakedProject, described
+from ..baking import BakedProject, Template, described
+from .conftest import made
 
 LARGEST = 500_000  # bytes, of the minimal example's zip
 # Modules that must never reach Lambda, by a part of their name.
@@ -69,6 +70,71 @@ def test_the_package_is_the_same_at_every_build(service: BakedProject) -> None:
     assert built(service).read_bytes() == first
 
 
+MEMBER = """
+[project]
+name = "ours"
+version = "0.1.0"
+requires-python = ">=3.11"
+
+[build-system]
+requires = ["uv_build>=0.9,<1"]
+build-backend = "uv_build"
+"""
+# In setup.py: a package with modules that were compiled for this machine.
+COMPILED = """
+from setuptools import Distribution, setup
+
+setup(distclass=type("Compiled", (Distribution,), {"has_ext_modules": lambda self: True}))
+"""
+
+
+@pytest.fixture
+def with_member(template: Template, tmp_path: Path) -> BakedProject:
+    """A service that depends on a package which lies in its own repository."""
+    project = made(template, tmp_path, "minimal")
+    source = project.path / "libs" / "ours" / "src" / "ours"
+    source.mkdir(parents=True)
+    (source / "__init__.py").write_text("WORD = 'one'\n", "utf-8")
+    (source.parents[1] / "pyproject.toml").write_text(MEMBER, "utf-8")
+    process = project.run("sh", "tools/uv.sh", "add", "--quiet", "./libs/ours")
+    assert process.returncode == 0, described(process)
+    return project
+
+
+def test_a_package_of_the_services_own_ships(with_member: BakedProject) -> None:
+    first = built(with_member).read_bytes()
+    archive = built(with_member)
+    assert archive.read_bytes() == first
+    assert zipfile.ZipFile(archive).read("ours/__init__.py") == b"WORD = 'one'\n"
+    image = "from tools.image import fill; fill('3.13')"
+    process = with_member.run("sh", "tools/uv.sh", "run", "python", "-c", image)
+    assert process.returncode == 0, described(process)
+    assert with_member.has_file("build/image/ours/__init__.py")
+
+    # As it is now, not as it was when it was built first.
+    source = with_member.path / "libs" / "ours" / "src" / "ours" / "__init__.py"
+    source.write_text("WORD = 'two'\n", "utf-8")
+    assert zipfile.ZipFile(built(with_member)).read("ours/__init__.py") == b"WORD = 'two'\n"
+
+
+def test_a_package_of_the_services_own_for_this_machine_alone_is_refused(
+    with_member: BakedProject,
+) -> None:
+    """Lambda could not import it."""
+    build = with_member.path / "tools" / "build.py"
+    build.write_text(re.sub(r'ARCHITECTURE = ".*"', 'ARCHITECTURE = "arm64"', build.read_text()))
+    member = with_member.path / "libs" / "ours"
+    backend = 'requires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
+    text = MEMBER.partition("requires = [")[0] + backend
+    (member / "pyproject.toml").write_text(text, "utf-8")
+    (member / "setup.py").write_text(COMPILED, "utf-8")
+    process = with_member.run("make", "build")
+    assert process.returncode != 0
+    said = " ".join(process.stdout.split())
+    assert "Failed to build `ours @ " in said
+    assert "is not compatible with the target Python 3.13 on Linux aarch64" in said
+
+
 def test_the_package_of_the_minimal_example_is_small(service: BakedProject) -> None:
     """With bytecode too, a third of it and more: it is built for the interpreter at hand as well."""
     if service.has_file("src/statement_service/adapters/pdf.py"):
@@ -119,9 +185,9 @@ def test_a_package_for_another_interpreter_is_refused(fullest: BakedProject) -> 
     process = fullest.run("make", "test-runtime", f"ZIP={archive}")
     assert process.returncode != 0
     assert "is not for this Python" in process.stdout
-    process = fullest.run("make", "test-runtime", "ZIP=build/none.zip")
+    process = fullest.run("make", "test-runtime", "ZIP=build/no such.zip")
     assert process.returncode != 0
-    assert "no build/none.zip: make build" in process.stdout
+    assert "no build/no such.zip: make build" in process.stdout
 
 
 @pytest.mark.xdist_group("fullest")

@@ -113,3 +113,36 @@ def test_what_stays_here_is_known_by_its_place(bake: Callable[..., BakedProject]
     assert not packed.has_file("shims/cli.py")
     assert not packed.has_file("adapters/redis_queue.py")
     assert not packed.has_file(".env")
+
+
+def test_what_is_read_at_run_time_stays(bake: Callable[..., BakedProject]) -> None:
+    """Some libraries load what their stubs list; msgspec's are for type checkers alone."""
+    project = bake(example="minimal")
+    names = {"lazy/__init__.pyi", "msgspec/__init__.pyi", "lazy-1.dist-info/uv_cache.json"}
+    for name in names | {"lazy/bin/tool.py", "bin/tool"}:
+        (project.path / "packed" / name).parent.mkdir(parents=True, exist_ok=True)
+        (project.path / "packed" / name).touch()
+    code = "from pathlib import Path; from tools.build import prune; prune(Path('packed'))"
+    process = project.run(sys.executable, "-c", code)
+    assert process.returncode == 0, described(process)
+    assert set(BakedProject(project.path / "packed").files()) == {
+        "lazy/__init__.pyi",
+        "lazy/bin/tool.py",
+    }
+
+
+def test_a_file_that_does_not_compile_ends_the_build(bake: Callable[..., BakedProject]) -> None:
+    project = bake(example="minimal")
+    code = (
+        "import sys; from pathlib import Path; from tools import build; "
+        "build.PYTHON = f'{sys.version_info.major}.{sys.version_info.minor}'; "
+        "print(build.compile_bytecode(Path('packed')))"
+    )
+    (project.path / "packed" / "theirs").mkdir(parents=True)
+    (project.path / "packed" / "sound.py").write_text("x = 1\n")
+    process = project.run(sys.executable, "-c", code)
+    assert process.stdout == "True\n"
+    (project.path / "packed" / "theirs" / "old.py").write_text("print 'x'\n")
+    process = project.run(sys.executable, "-c", code)
+    assert process.returncode == 1
+    assert process.stdout.startswith("theirs/old.py does not compile: ")

@@ -1,11 +1,13 @@
 """Build the Lambda package: one zip, the same bytes at every build from the same sources.
 
 Wheels are taken for Lambda's platform, not this machine's, so nothing is compiled and no container
-is needed. What ships is the service and lambda_shim; the local shim and the rest of vendor/ do not.
+is needed. What ships is the service, lambda_shim and what pyproject.toml's dependencies list, be it
+a directory of the workspace; the local shim and the rest of vendor/ do not.
 """
 
 import functools
 import os
+import py_compile
 import shutil
 import subprocess
 import sys
@@ -40,15 +42,28 @@ def collect(target: Path, *groups: str, python: str = PYTHON) -> None:
     """Put everything that ships below this directory, and what these dependency groups list."""
     requirements = BUILD / "requirements.txt"
     run(
-        *(UV, "export", "--quiet", "--no-dev", "--no-emit-workspace"),
+        *(UV, "export", "--quiet", "--no-dev", "--no-editable"),
+        *("--no-emit-project", "--no-emit-package", "lambda-shim"),  # copied below
         *(f"--group={group}" for group in groups),
         *("--format", "requirements-txt", "--output-file", str(requirements)),
     )
-    run(
-        *(UV, "pip", "install", "--quiet", "--requirement", str(requirements)),
-        *("--target", str(target), "--only-binary", ":all:", "--python-version", python),
+    install = (
+        *(UV, "pip", "install", "--quiet", "--target", str(target), "--python-version", python),
         *("--python-platform", PLATFORMS[ARCHITECTURE]),
     )
+    entries = requirements.read_text("utf-8").replace("\\\n", "").splitlines()
+    directories = [
+        entry
+        for entry in entries
+        if entry.startswith((".", "/")) and (PROJECT / entry.split()[0]).is_dir()
+    ]
+    requirements.write_text("".join(f"{entry}\n" for entry in entries if entry not in directories))
+    run(*install, "--only-binary", ":all:", "--requirement", str(requirements))
+    if directories:
+        local = BUILD / "local.txt"
+        local.write_text("".join(f"{entry}\n" for entry in directories))
+        # Made anew: uv keeps what it once built for as long as pyproject.toml is the same.
+        run(*install, "--no-deps", "--reinstall", "--requirement", str(local))
     package = next(path.parent for path in (PROJECT / "src").glob("*/shims"))
     for directory in (package, PROJECT / "vendor" / "lambda_shim" / "lambda_shim"):
         leave_out = functools.partial(stays, directory)
@@ -68,8 +83,9 @@ def stays(top: Path, directory: str, names: list[str]) -> set[str]:
 
 def prune(target: Path) -> None:
     """Drop what differs between builds or is never read at run time."""
-    unread = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "*.pyi")
-    for pattern in ("bin", *(f"**/{name}" for name in unread)):
+    unread = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_*.json")
+    # Not every package's *.pyi: with lazy_loader some are read at run time.
+    for pattern in ("bin", "msgspec/*.pyi", *(f"**/{name}" for name in unread)):
         for path in sorted(target.glob(pattern)):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     (target / ".lock").unlink(missing_ok=True)
@@ -78,24 +94,26 @@ def prune(target: Path) -> None:
 def compile_bytecode(target: Path) -> bool:
     """Ship .pyc files where this interpreter writes those of Lambda's runtime.
 
-    Without them each cold start compiles every module again, which about doubles its time.
+    Without them each cold start compiles every module again, which about doubles its time. Returns
+    whether they ship. Raises SystemExit naming a file that does not compile.
     """
     if f"{sys.version_info.major}.{sys.version_info.minor}" != PYTHON:
         return False
-    import compileall
-    from py_compile import PycInvalidationMode
-
     sys.pycache_prefix = None  # or they would be written elsewhere
-    # Unchecked: they belong to exactly these sources, and zips do not keep times to the second.
-    return bool(
-        compileall.compile_dir(
-            target,
-            quiet=1,
-            stripdir=str(target),
-            optimize=0,
-            invalidation_mode=PycInvalidationMode.UNCHECKED_HASH,
-        )
-    )
+    for source in sorted(target.rglob("*.py")):
+        name = source.relative_to(target).as_posix()
+        try:
+            # Unchecked: they belong to exactly these sources, and zips do not keep times to the second.
+            py_compile.compile(
+                str(source),
+                dfile=name,
+                doraise=True,
+                optimize=0,
+                invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+            )
+        except py_compile.PyCompileError as error:
+            sys.exit(f"{name} does not compile: {error.exc_value}")
+    return True
 
 
 def pack(source: Path, archive: Path) -> None:
