@@ -26,6 +26,11 @@ def test_the_local_queue_is_the_deployed_queue(variables: dict[str, Any]) -> Non
     assert int(deployed.ENVIRONMENT["MAX_RECEIVE_COUNT"]) == variables["max_receive_count"]
 
 
+def test_what_a_batch_answers_is_heeded() -> None:
+    """Or a batch with a failure in it would be taken for done, and what failed for handled."""
+    assert deployed.RESPONSES == ["ReportBatchItemFailures"]
+
+
 def test_every_setting_is_deployed_and_rendered_locally() -> None:
     from {{ cookiecutter.__package_name }}.core.settings import Settings
 

@@ -1,0 +1,129 @@
+"""A service's own unit tests, for every deployment tool and every kind of queue.
+
+tests/generated runs all that a few services have, each in an environment of its own; these run in
+the one at hand.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..baking import BakedProject, Template, combinations, described, offered
+
+SOURCES = ["src", *(f"vendor/{name}" for name in ("lambda_shim", "local_sqs", "procgroup"))]
+
+
+def answers() -> list[Any]:
+    """Every tool with every kind of queue and overflow; the examples take turns."""
+    choices = offered()
+    of_each = {name: choices[name] for name in ("deploy_target", "queue_type", "overflow")}
+    found = []
+    queues = len(combinations(of_each)) // len(of_each["deploy_target"])
+    for number, each in enumerate(combinations(of_each)):
+        turn = sum(divmod(number, queues)) % len(choices["example"])
+        given = {**each, "example": choices["example"][turn]}
+        found.append(pytest.param(given, id="-".join(given.values())))
+    return found
+
+
+@pytest.mark.parametrize("given", answers())
+def test_unit_tests_pass_as_generated(
+    given: dict[str, str], template: Template, tmp_path: Path
+) -> None:
+    """As `make test` runs them, with what `uv sync` would install taken from the sources."""
+    # They draw a PDF, with a library that only services have.
+    ignored = ["--ignore=tests/unit/test_jobs.py"] if given["example"] == "statements" else []
+    made = template.here.cookiecutter(tmp_path, **given)
+    assert made.returncode == 0, described(made)
+    process = BakedProject(tmp_path / "statement-service").run(
+        *(sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "procgroup.pytest_plugin"),
+        *("-p", "no:cacheprovider", *ignored, "tests/unit"),
+        PYTHONPATH=os.pathsep.join(SOURCES),
+    )
+    assert process.returncode == 0, described(process)
+
+
+# By tool: a file of deploy/, and lines in it that are changed. The worker's own settings come behind
+# one that it has.
+OWN = {
+    "sam": (
+        "template.yaml",
+        (
+            "      AutoPublishAlias: live\n",
+            "      AutoPublishAlias: live\n      MemorySize: 1024\n      Runtime: python3.12\n"
+            "      Architectures: [arm64]\n      ReservedConcurrentExecutions: 1\n",
+        ),
+        ("      FunctionResponseTypes: [ReportBatchItemFailures]\n", ""),
+    ),
+    "serverless": (
+        "serverless.yml",
+        (
+            "    role: WorkerRole\n",
+            "    role: WorkerRole\n    memorySize: 1024\n    runtime: python3.12\n"
+            "    architecture: arm64\n    reservedConcurrency: 1\n",
+        ),
+        ("        FunctionResponseTypes: [ReportBatchItemFailures]\n", ""),
+    ),
+    "cdk": (
+        "stack.py",
+        (
+            "            tracing=lambda_.Tracing.ACTIVE,\n",
+            "            reserved_concurrent_executions=1,\n",
+        ),
+        ('            function_response_types=["ReportBatchItemFailures"],\n', ""),
+    ),
+}
+READ = """
+from tests.unit import deployed
+print([deployed.NUMBERS[name] for name in ("memory_mb", "reserved_concurrency")])
+print(deployed.RUNTIME, deployed.ARCHITECTURE, deployed.RESPONSES)
+"""
+
+
+@pytest.mark.parametrize("target", OWN)
+def test_the_workers_own_settings_are_what_is_compared(
+    target: str, bake: Callable[..., BakedProject]
+) -> None:
+    project = bake(deploy_target=target, example="minimal")
+    usual = "[512, None]\n3.13 x86_64 ['ReportBatchItemFailures']\n"
+    assert project.run(sys.executable, "-c", READ).stdout == usual
+    name, *changes = OWN[target]
+    for old, new in changes:
+        change(project, name, old, new)
+    # The CDK's functions have these from deploy/numbers.py, all the same.
+    shared = "[512, 1]\n3.13 x86_64 None\n"
+    own = "[1024, 1]\n3.12 arm64 None\n"
+    said = project.run(sys.executable, "-c", READ).stdout
+    assert said == (shared if target == "cdk" else own)
+
+
+def test_a_version_has_the_variables_of_all_functions_too(
+    bake: Callable[..., BakedProject],
+) -> None:
+    """SAM makes one mapping of those under Globals and the worker's own."""
+    project = bake(deploy_target="sam", example="minimal")
+    check = (
+        "from tests.unit import test_versions as its;"
+        "its.test_every_parameter_of_the_worker_is_in_its_versions_description()"
+    )
+    process = project.run(sys.executable, "-c", check)
+    assert process.returncode == 0, described(process)
+    variables = "    Environment: { Variables: { SHIFT: !Ref TrafficShift } }\n"
+    change(project, "template.yaml", "    Tracing: Active\n", "    Tracing: Active\n" + variables)
+    process = project.run(sys.executable, "-c", check)
+    assert process.returncode == 1
+    assert "AssertionError" in process.stdout
+
+
+def change(project: BakedProject, name: str, old: str, new: str) -> None:
+    """In a file of deploy/, where it is first."""
+    path = project.path / "deploy" / name
+    before, found, after = path.read_text("utf-8").partition(old)
+    assert found
+    path.write_text(before + new + after, "utf-8")
