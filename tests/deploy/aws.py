@@ -1,8 +1,8 @@
 """moto's server standing in for AWS, with what its CloudFormation lacks for this stack.
 
-Added: SAM's transform (the very translator that AWS runs), a version's own attributes, aliases,
-functions' URLs, and the outputs and the order of changes of a changed stack, and conditions that
-change with it.
+Added: SAM's transform (the very translator that AWS runs), a version's own attributes and that a
+changed one is replaced, aliases, functions' URLs, and the outputs and the order of changes of a changed
+stack, and conditions that change with it.
 What moto does not know at all (CodeDeploy, alarms and the like) it passes over, so these tests say
 nothing about rollouts.
 """
@@ -142,6 +142,25 @@ def _version_attribute(version: LambdaVersion, name: str) -> str:
     return str(version.version)
 
 
+def _replace_version(
+    original_resource: LambdaVersion,
+    new_resource_name: str,
+    cloudformation_json: dict[str, Any],
+    account_id: str,
+    region_name: str,
+) -> LambdaVersion:
+    """Whatever changes of a version, CloudFormation makes a new one, and the alias follows."""
+    made = LambdaVersion.create_from_cloudformation_json(
+        new_resource_name, cloudformation_json, account_id, region_name
+    )
+    backend = lambda_backends[account_id][region_name]
+    function = cloudformation_json["Properties"]["FunctionName"]
+    for alias in list(backend.list_aliases(function)):
+        if str(alias.function_version) == str(original_resource.version):
+            backend.update_alias(alias.name, function, str(made.version), "", "")
+    return made
+
+
 def _make_queue(
     name: str, cloudformation_json: dict[str, Any], account_id: str, region_name: str, **_: Any
 ) -> Queue:
@@ -245,6 +264,7 @@ PATCHES: tuple[tuple[object, str, object], ...] = (
     (LambdaVersion, "physical_resource_id", property(lambda version: f"v{version.version}")),
     (LambdaVersion, "has_cfn_attr", classmethod(lambda _, name: name == "Version")),
     (LambdaVersion, "get_cfn_attribute", _version_attribute),
+    (LambdaVersion, "update_from_cloudformation_json", staticmethod(_replace_version)),
     # Versions are retained.
     (LambdaVersion, "delete_from_cloudformation_json", classmethod(lambda *_, **__: None)),
     (Stack, "parse_template", staticmethod(_parse)),

@@ -52,7 +52,12 @@ NOISE = (
         "Properties\\.Description",
         "SAM's way to publish when a parameter alone has changed; a repetition in osls",
     ),
-    Noise("AWS::Lambda::Version", "UpdateReplacePolicy", "the CDK repeats its DeletionPolicy"),
+    Noise(
+        "AWS::Lambda::Version",
+        "UpdateReplacePolicy",
+        "of the CDK, which like osls makes a new version and replaces none; SAM replaces one when its "
+        "description alone changes, and could keep it only together with the function",
+    ),
 )
 # Resources and outputs that a tool adds for its own uploads.
 OWN = (
