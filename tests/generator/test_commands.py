@@ -10,6 +10,7 @@ from ..baking import ROOT, BakedProject, environment
 
 BLOCK = re.compile(r"^```(?:sh|bash|console|shell)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PROGRAMS = {
+    ".venv/bin/procgroup",
     "aws",
     "cd",
     "curl",
@@ -20,6 +21,7 @@ PROGRAMS = {
     "procgroup",
     "redis-cli",
     "sam",
+    "sh",  # of tools/uv.sh alone
     "uv",
     "uvx",
 }
@@ -44,7 +46,11 @@ def wrong(text: str, known: set[str]) -> list[str]:
         command
         for command in commands(text)
         if (words := [word for word in command.split() if "=" not in word])
-        and (words[0] not in PROGRAMS or (words[0] == "make" and not set(words[1:]) <= known))
+        and (
+            words[0] not in PROGRAMS
+            or (words[0] == "make" and not set(words[1:]) <= known)
+            or (words[0] == "sh" and words[1:2] != ["tools/uv.sh"])
+        )
     ]
 
 
