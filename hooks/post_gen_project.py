@@ -6,6 +6,7 @@ or reformatted here.
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -154,7 +155,7 @@ def main() -> int:
         tidy(template / TREE, ANSWERS["__package_name"])
     recorded, sentence = link()
     write_answers(recorded)
-    print(NEXT.format(name=ANSWERS["project_name"], directory=Path.cwd()))
+    print(NEXT.format(name=ANSWERS["project_name"], directory=shlex.quote(str(Path.cwd()))))
     if sentence:
         print(sentence)
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 
@@ -52,6 +53,17 @@ def test_what_comes_next_is_said(template: Template, tmp_path: Path) -> None:
         "  make test",
         "  make run",
     ]
+
+
+@pytest.mark.parametrize("name", ['it\'s "here" ü', "plain-1.0+x"])
+def test_the_way_there_can_be_pasted(name: str, template: Template, tmp_path: Path) -> None:
+    project = tmp_path / name / "statement-service"
+    _, said = make(template, project.parent, str(template.path))
+    assert f"  cd {shlex.quote(str(project))}" in said.splitlines()
+    shutil.rmtree(project)
+    copied = template.copier(project)
+    assert copied.returncode == 0, copied.stderr
+    assert f"  cd {shlex.quote(str(project))}" in copied.stderr.splitlines()
 
 
 def test_checkout_by_absolute_path(template: Template, tmp_path: Path) -> None:
