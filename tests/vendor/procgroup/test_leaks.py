@@ -22,6 +22,7 @@ import pytest
 from procgroup import BlueprintError, GroupLost, ProcessGroup, processes, wardens
 from procgroup.registry import GroupRow, Owner, Registry
 from procgroup.sweep import group_document, keeper_alive, sweep
+from procgroup.warden import Warden
 
 from .conftest import (
     BLUEPRINTS,
@@ -934,3 +935,23 @@ def test_registry_of_a_newer_version_is_refused(fresh_state: State) -> None:
     with pytest.raises(Exception, match="schema version 99"):
         ProcessGroup.launch(PAIR)
     (fresh_state.directory / "registry.sqlite3").unlink()
+
+
+def test_a_keeper_that_ends_while_another_ones_descendants_are_killed_is_missed_by_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would be waited for in vain, and what it leaves behind would stay."""
+    spared: list[set[int]] = []
+
+    def kill(spare: set[int]) -> set[int]:
+        spared.append(set(spare))
+        return {2} if len(spared) == 1 else set()
+
+    monkeypatch.setattr(processes, "LINUX", True)
+    monkeypatch.setattr(processes, "reap_exited", lambda: [(1, 9), (7, 0)])
+    monkeypatch.setattr(processes, "kill_descendants", kill)
+    warden = Warden.__new__(Warden)
+    warden._keepers = {1, 2, 3}
+    warden._reap()
+    assert warden._keepers == {3}
+    assert spared == [{2, 3}, {3}]

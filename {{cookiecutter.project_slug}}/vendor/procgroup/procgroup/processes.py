@@ -370,18 +370,20 @@ def reap_exited() -> list[tuple[int, int]]:
         reaped.append((pid, status))
 
 
-def kill_descendants(spare: Collection[int] = ()) -> None:
+def kill_descendants(spare: Collection[int] = ()) -> set[int]:
     """SIGKILL all descendants of this process, and reap until none is left.
 
     This process must be a subreaper: then nothing can leave the tree, not by setsid, not by a
-    double fork. `spare` are direct children that stay, with all below them.
+    double fork. `spare` are direct children that stay, with all below them. Returns whom it has
+    reaped: one of `spare` may have ended by itself meanwhile.
     """
     wait = 0.0002
+    reaped: set[int] = set()
     while True:
-        reap_exited()
+        reaped.update(pid for pid, _ in reap_exited())
         own = [child for child in children(os.getpid()) if child not in spare]
         if not own:
-            return
+            return reaped
         for child in own:
             for pid in (*descendants(child), child):
                 send(pid, signal.SIGKILL)

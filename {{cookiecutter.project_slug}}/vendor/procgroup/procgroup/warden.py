@@ -108,13 +108,13 @@ class Warden:
         os._exit(status)
 
     def _reap(self) -> None:
-        lost = False
-        for pid, _ in processes.reap_exited():
-            if pid in self._keepers:
-                self._keepers.discard(pid)
-                lost = True
-        if lost and processes.LINUX:
-            processes.kill_descendants(spare=self._keepers)
+        lost = self._keepers.intersection(pid for pid, _ in processes.reap_exited())
+        while lost:
+            self._keepers -= lost
+            if not processes.LINUX:
+                return
+            # Another keeper may end while this one's descendants are killed.
+            lost = self._keepers & processes.kill_descendants(spare=self._keepers)
 
     def _close(self) -> None:
         """The launcher is gone. Keepers know by themselves; detached ones live on."""
