@@ -94,6 +94,11 @@ class BakedProject:
             path.relative_to(self.path).as_posix() for path in self.path.rglob("*") if path.is_dir()
         }
 
+    @property
+    def imports(self) -> str:
+        """PYTHONPATH for the service's own code, as its environment would have it."""
+        return os.pathsep.join(map(str, [self.path / "src", *(self.path / "vendor").iterdir()]))
+
     def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the service as a user would; output and errors come back as one text."""
         return subprocess.run(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -74,8 +73,7 @@ def test_a_parked_message_of_a_stage_is_redriven(
     bake: Callable[..., BakedProject], aws: dict[str, str]
 ) -> None:
     service = bake()
-    paths = [service.path / "src", *(service.path / "vendor").iterdir()]
-    variables = environment(**aws) | {"PYTHONPATH": os.pathsep.join(map(str, paths))}
+    variables = environment(**aws) | {"PYTHONPATH": service.imports}
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         module = ["-m", "statement_service.shims.cli", "dead-letters", "--stage", "dev"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -19,9 +18,8 @@ Bake = Callable[..., BakedProject]
 
 def start(service: BakedProject, state: Path, *arguments: str) -> subprocess.Popen[str]:
     """Python in the service's directory, with what the service imports."""
-    paths = [service.path / "src", *(service.path / "vendor").iterdir()]
     variables = {
-        "PYTHONPATH": os.pathsep.join(map(str, paths)),
+        "PYTHONPATH": service.imports,
         "PROCGROUP_STATE_DIR": str(state),
         "PYTHONUNBUFFERED": "1",
     }

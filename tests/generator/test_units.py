@@ -6,7 +6,6 @@ the one at hand.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +14,6 @@ from typing import Any
 import pytest
 
 from ..baking import BakedProject, Template, combinations, described, offered
-
-SOURCES = ["src", *(f"vendor/{name}" for name in ("lambda_shim", "local_sqs", "procgroup"))]
 
 
 def answers() -> list[Any]:
@@ -41,10 +38,11 @@ def test_unit_tests_pass_as_generated(
     ignored = ["--ignore=tests/unit/test_jobs.py"] if given["example"] == "statements" else []
     made = template.here.cookiecutter(tmp_path, **given)
     assert made.returncode == 0, described(made)
-    process = BakedProject(tmp_path / "statement-service").run(
+    service = BakedProject(tmp_path / "statement-service")
+    process = service.run(
         *(sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "procgroup.pytest_plugin"),
         *("-p", "no:cacheprovider", *ignored, "tests/unit"),
-        PYTHONPATH=os.pathsep.join(SOURCES),
+        PYTHONPATH=service.imports,
     )
     assert process.returncode == 0, described(process)
 

@@ -62,10 +62,6 @@ def dead_letter_bytes(**changes: Any) -> bytes:
     return encode(dead_letter("b", **changes))
 
 
-def first_of(records: Records) -> DeadLetterRecord:
-    return records.list()[0]
-
-
 class Desk:
     """An operator's desk: records, queues, and the command line."""
 
@@ -711,7 +707,7 @@ def test_who_was_killed_while_sending_leaves_the_records_to_others_after_a_minut
 
 def test_the_history_of_an_error_with_odd_characters_is_one_that_sqs_takes(memory: Desk) -> None:
     memory.put("a", error="no customer \uffff", history=[Event("t", "parked", "\uffff")])
-    entry = entry_of(first_of(memory.records))
+    entry = entry_of(memory.records.list()[0])
     assert entry.attributes is not None
     assert entry.attributes[HISTORY_ATTRIBUTE]["stringValue"].isascii()
 

@@ -716,7 +716,9 @@ def test_the_end_of_an_earlier_task_of_the_same_name_is_nothing_to_a_later_one(
 ) -> None:
     """Its message was delivered once more after the first one had done it."""
     overflow.dispatch(dead_event("a"))
-    overflow.dispatch.task_ended("a.1", "arn:an-earlier-task", Stopped(failed="exit 1"))
+    event = stopped_event("a.1")
+    event["detail"]["taskArn"] = "arn:an-earlier-task"
+    overflow.dispatch.task_changed(event["detail"])
     assert overflow.dispatch.budget.read().tasks.keys() == {"a.1"}
     assert overflow.record("a").stopped == []
 

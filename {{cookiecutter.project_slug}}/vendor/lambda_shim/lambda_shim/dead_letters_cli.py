@@ -308,8 +308,8 @@ def _move(options: argparse.Namespace, grammar: argparse.ArgumentParser) -> int:
         grammar.error("--whole-queue moves all of a queue: it takes no keys, filters or --runner")
     if options.rate is not None and options.rate != int(options.rate):
         grammar.error("with --whole-queue SQS moves whole messages a second, from 1 on")
-    region_of(options.whole_queue)
     if options.dry_run:
+        region_of(options.whole_queue)  # as the move itself does
         said = f"SQS would move {options.whole_queue} back to where its messages came from"
         print(msgspec.json.encode({"task": None}).decode() if options.json else said)
         return 0

@@ -232,15 +232,17 @@ class Dispatcher:
         if detail.get("lastStatus") != "STOPPED":
             return
         launch = launch_of(detail)
-        if launch is not None:
-            self.task_ended(launch, detail.get("taskArn"), stopped(detail))
-
-    def task_ended(self, launch: str, arn: str | None, how: Stopped) -> None:
-        """Settle what a task leaves behind, however often it is told to have ended."""
+        if launch is None:
+            return
+        arn = detail.get("taskArn")
         known = self.budget.read().tasks.get(launch)
         if known is not None and None not in (arn, known.arn) and known.arn != arn:
             log.info("an earlier task of this name has ended, long known: %s", arn)
             return
+        self.task_ended(launch, arn, stopped(detail))
+
+    def task_ended(self, launch: str, arn: str | None, how: Stopped) -> None:
+        """Settle what a task leaves behind, however often it is told to have ended."""
         where = None if arn is None or self.launcher is None else self.launcher.log_of(arn)
         failed = how.failed or "the task ended without having run the record"
         # What it was at: a runner that ends in good order gives its record back first.

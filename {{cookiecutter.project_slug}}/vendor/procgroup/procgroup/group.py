@@ -636,8 +636,7 @@ def _find_group(wanted: str, state_dir: Path, by_name: bool) -> Path:
         return directory
     with _lock:
         rows = [row for row in _registry(state_dir).groups() if row.kept is None]
-    named = [row for row in rows if row.name == wanted]
-    found = named if by_name else rows_meant(wanted, rows)
+    found = [row for row in rows if row.name == wanted] if by_name else rows_meant(wanted, rows)
     if len(found) == 1:
         return Path(found[0].directory)
     if found:
