@@ -2,6 +2,7 @@
 
 import json
 import logging
+import signal
 import threading
 import time
 from typing import Any
@@ -223,6 +224,17 @@ def test_the_guard_on_the_last_delivery_parks(
 def test_the_guard_is_off_between_batches(worker: SqsHandler[None, Order]) -> None:
     worker(event(order("nothing")), LambdaContext(0.05))
     time.sleep(0.1)  # an armed timer would raise here, outside every handler
+
+
+def test_the_guard_takes_its_signal_back_from_a_job(stores: Stores) -> None:
+    def take(message: Order, context: Context[None]) -> None:
+        if message.does == "sleep":
+            time.sleep(30)
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+
+    worker = SqsHandler(decode, take, lambda: stores)
+    assert failed(worker(event(order("nothing")), LambdaContext(60))) == []
+    assert failed(worker(event(order("sleep")), LambdaContext(0.2))) == ["m0"]
 
 
 def test_a_deadline_raised_anywhere_in_a_job_is_the_messages_alone(stores: Stores) -> None:

@@ -552,6 +552,39 @@ def test_kill_9_at_every_moment_of_a_launch(state: State, way: str) -> None:
     killed_at_any_moment(state, way, (0.005 * step for step in range(200)))
 
 
+def killed_with_many_groups(state: State, way: str, times: int) -> None:
+    """Launchers killed with -9 while a dozen groups run, whose keepers end all at once."""
+    code = (
+        "import sys, time; from procgroup import ProcessGroup\n"
+        f"launch = lambda: ProcessGroup.launch({str(FAMILY)!r}, supervisor=sys.argv[1])\n"
+        "groups = [launch() for _ in range(12)]\n"
+        "print(flush=True)\n"
+        "while True: time.sleep(1)\n"
+    )
+    for _ in range(times):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, "builtin" if way == "forked" else way],
+            env=os.environ | {"PYTHONPATH": str(PACKAGE)},
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline(), "the launcher died"
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        state.expect_no_process()
+        state.expect_nothing_left()
+
+
+def test_kill_9_of_a_launcher_with_many_groups(state: State, way: str) -> None:
+    killed_with_many_groups(state, way, 2)
+
+
+@pytest.mark.stress
+def test_kill_9_of_launchers_with_many_groups(state: State, way: str) -> None:
+    killed_with_many_groups(state, way, 100)
+
+
 def test_kill_9_of_a_worker_with_environments_of_its_own(launch: Launch, state: State) -> None:
     """A poller that forks execution environments into sessions of their own."""
     group = launch(FAMILY)

@@ -42,6 +42,9 @@ from __future__ import annotations
 
 import logging
 import signal
+
+# signal's own getsignal first looks among the members of an enum: as long as two records take.
+from _signal import getsignal  # type: ignore[import-not-found]
 from collections.abc import Callable
 from threading import get_ident, main_thread
 from time import monotonic
@@ -154,8 +157,8 @@ class _Guard:
         self.expired = self.in_job = False
         if get_ident() != main_thread().ident:
             return False
-        # Asking is cheaper than setting, which costs as much as handling two records.
-        if signal.getsignal(signal.SIGALRM) != self._fire:
+        # A job, or what it calls, may have had the signal for something else meanwhile.
+        if getsignal(signal.SIGALRM) != self._fire:
             signal.signal(signal.SIGALRM, self._fire)
         signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
         return True
