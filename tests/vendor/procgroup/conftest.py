@@ -21,6 +21,7 @@ from procgroup import ProcessGroup, processes, wardens
 from procgroup.blueprint import load
 from procgroup.launching import preloads
 from procgroup.registry import Registry, state_directory
+from procgroup.sweep import group_document, keeper_alive, sweep
 from procgroup.wardens import WarmWarden
 
 HERE = Path(__file__).parent
@@ -305,10 +306,23 @@ def launcher(state: State, way: str) -> Iterator[Callable[..., Launcher]]:
         one.close()
 
 
+def kill_all_that_watch(*launchers: Launcher) -> None:
+    """Kill launcher, keeper and warden, stopped first, so that none can react to another's death.
+
+    Comes back when the keepers have quite ended: until then a sweep leaves their groups to them.
+    """
+    watching = [each.facts[name] for each in launchers for name in ("keeper", "warden")]
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in watching:
+            os.kill(pid, number)
+    for each in launchers:
+        each.kill()
+    documents = [group_document(each.facts["directory"]) for each in launchers]
+    wait_until(lambda: not any(map(keeper_alive, documents)), "the keepers have ended")
+
+
 def sweep_now(state: State) -> None:
     """What any later launch does first."""
-    from procgroup.sweep import sweep
-
     registry = Registry(state.directory)
     sweep(registry)
     registry.close()

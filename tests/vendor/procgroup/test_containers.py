@@ -39,6 +39,7 @@ from .conftest import (
     State,
     Write,
     expect_free,
+    kill_all_that_watch,
     sweep_now,
     wait_until,
 )
@@ -341,10 +342,7 @@ def test_kill_9_of_all_is_swept_by_the_next_launch(
     engine: Engine, box: Path, launcher: StartLauncher, launch: Launch, state: State
 ) -> None:
     one = launcher(box)
-    for number in (signal.SIGSTOP, signal.SIGKILL):
-        for name in ("keeper", "warden"):
-            os.kill(one.facts[name], number)
-    one.kill()
+    kill_all_that_watch(one)
     assert len(engine.left()) == 1
     group = launch(box)
     assert engine.left() == [group["web"].container]

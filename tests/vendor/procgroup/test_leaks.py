@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from procgroup import BlueprintError, GroupLost, ProcessGroup, processes, wardens
 from procgroup.registry import GroupRow, Owner, Registry
-from procgroup.sweep import group_document, keeper_alive, sweep
+from procgroup.sweep import sweep
 from procgroup.warden import Warden
 
 from .conftest import (
@@ -35,6 +35,7 @@ from .conftest import (
     alive,
     expect_free,
     free,
+    kill_all_that_watch,
     processes_of,
     sweep_now,
     wait_until,
@@ -116,16 +117,7 @@ def test_kill_9_of_keeper_warden_and_launcher_is_swept_by_the_next_launch(
     one = launcher(FAMILY, mood="stubborn")
     other = launcher(PAIR)  # Redis overwrites its environment: it must be recognised all the same
     pids = [*descendants_in(one.facts["directory"]), *other.facts["pids"].values()]
-    for each in (one, other):
-        # Stopped first, so that none can react to another's death.
-        for name in ("keeper", "warden"):
-            os.kill(each.facts[name], signal.SIGSTOP)
-        for name in ("keeper", "warden"):
-            os.kill(each.facts[name], signal.SIGKILL)
-        each.kill()
-    # A sweep leaves a group to its keeper as long as that has not quite ended.
-    documents = [group_document(each.facts["directory"]) for each in (one, other)]
-    wait_until(lambda: not any(map(keeper_alive, documents)), "the keepers have ended")
+    kill_all_that_watch(one, other)
     launch(PAIR).stop()
     assert not any(map(alive, pids))
     expect_free(*other.facts["ports"])
@@ -155,10 +147,7 @@ def test_a_process_that_lives_on_without_its_main_thread_is_swept(
     wait_until(
         lambda: stat.read_text().rpartition(")")[2].split()[0] == "Z", "its main thread ends"
     )
-    for number in (signal.SIGSTOP, signal.SIGKILL):
-        for name in ("keeper", "warden"):
-            os.kill(one.facts[name], number)
-    one.kill()
+    kill_all_that_watch(one)
     sweep_now(state)
     assert not alive(pid)
     expect_free(port)
@@ -375,10 +364,7 @@ def test_a_group_of_another_container_goes_on_demand_when_nobody_serves_it(state
 
 def test_two_launchers_sweep_at_once(launcher: StartLauncher, state: State) -> None:
     one = launcher(PAIR)
-    for number in (signal.SIGSTOP, signal.SIGKILL):
-        for name in ("keeper", "warden"):
-            os.kill(one.facts[name], number)
-    one.kill()
+    kill_all_that_watch(one)
     code = (
         "from procgroup.sweep import sweep; from procgroup.registry import Registry; "
         f"from pathlib import Path; sweep(Registry(Path({str(state.directory)!r})))"
@@ -697,11 +683,7 @@ def test_launchers_race_to_sweep_while_others_launch(
     """A sweep of what is dead, from all sides, touches nothing that lives."""
     living = launcher(PAIR)
     dead = [launcher(PAIR) for _ in range(2)]
-    for one in dead:
-        for number in (signal.SIGSTOP, signal.SIGKILL):
-            for name in ("keeper", "warden"):
-                os.kill(one.facts[name], number)
-        one.kill()
+    kill_all_that_watch(*dead)
     racing = [launcher(PAIR) for _ in range(2)]
     assert all(map(alive, living.facts["pids"].values()))
     for one in racing:
