@@ -320,7 +320,7 @@ class Aws:
         if configuration["PackageType"] == "Image":
             found["Code"] = {"ImageUri": "x", "RepositoryType": "ECR"}
         self.stub.add_response("get_function", found, {"FunctionName": f"{FUNCTION}:live"})
-        if configuration["PackageType"] == "Zip" and "Layers" in configuration:
+        if configuration["PackageType"] == "Zip" and configuration["Layers"]:
             self.stub.add_response(
                 "get_layer_version_by_arn",
                 {"Content": {"Location": f"{self.address}/layer.zip?X-Amz-Signature=geheim"}},
@@ -344,9 +344,8 @@ class Aws:
         assert record is not None
         return record
 
-    def told(self) -> dict[str, Any]:
-        told: dict[str, Any] = json.loads(self.seen.read_text())
-        return told
+    def told(self) -> Any:
+        return json.loads(self.seen.read_text())
 
 
 @pytest.fixture
@@ -398,6 +397,78 @@ def test_a_function_runs_with_its_code_layers_environment_and_event(
     assert environ["LD_LIBRARY_PATH"].endswith(f"{told['cwd']}/lib:{aws.opt}/lib")
     assert f"{aws.opt}/python" in environ["PYTHONPATH"].split(":")
     assert list(aws.opt.iterdir()) == []  # the next function's layers lie there alone
+
+
+def serve_app(aws: Aws, source: str, **changes: Any) -> None:
+    """A function of one module, without layers."""
+    variables = {"Variables": {"SEEN": str(aws.seen)}}
+    aws.serve(
+        zipped(app=source),
+        **{"Handler": "app.handle", "Layers": [], "Environment": variables} | changes,
+    )
+
+
+BOTO3 = """
+import importlib.util, json, os
+import boto3, botocore.session
+def handle(event, context):
+    shim, msgspec = (importlib.util.find_spec(name) for name in ("lambda_shim", "msgspec"))
+    json.dump([boto3.__version__, str(shim), str(msgspec)], open(os.environ["SEEN"], "w"))
+"""
+
+
+def test_a_function_finds_boto3_as_on_lambda_and_nothing_else_of_the_runner(
+    aws: Aws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    bare.chmod(0o755)
+    monkeypatch.setattr("lambda_shim.foreign.interpreter", lambda found: str(bare))
+    serve_app(aws, BOTO3)
+    assert aws.run({}) == 0
+    assert aws.told() == [boto3.__version__, "None", "None"]
+
+
+def test_a_function_whose_variables_cannot_be_decrypted_does_not_run_without_them(aws: Aws) -> None:
+    refused = {"ErrorCode": "AccessDeniedException", "Message": "no kms:Decrypt on that key"}
+    aws.serve(Environment={"Error": refused})
+    assert aws.run({"bill": 7}) == 1
+    record = aws.record()
+    assert (record.state, record.runs) == (WAITING, 1)
+    assert "cannot be read: AccessDeniedException: no kms:Decrypt" in record.error
+    assert not aws.seen.exists()
+
+
+LEAVING = """
+import json, logging, os, subprocess, sys, threading, time
+logging.getLogger().setLevel("INFO")
+def handle(event, context):
+    logging.getLogger("bills").info("seven of them")
+    threading.Thread(target=time.sleep, args=(1000,)).start()
+    sleeping = [sys.executable, "-c", "import time; time.sleep(1000)"]
+    children = [subprocess.Popen(sleeping, start_new_session=own).pid for own in (False, True)]
+    json.dump(children, open(os.environ["SEEN"], "w"))
+"""
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="no /proc")
+def test_threads_and_processes_that_a_function_leaves_behind_are_ended(
+    aws: Aws, capfd: pytest.CaptureFixture[str]
+) -> None:
+    serve_app(aws, LEAVING)
+    assert aws.run({}) == 0
+    assert aws.records.get("m1") is None
+    children = aws.told()
+    assert len(children) == 2
+    assert not any(map(running, children))
+    assert "seven of them" in capfd.readouterr().out
 
 
 def test_a_directory_for_layers_that_holds_something_is_left_alone(aws: Aws) -> None:

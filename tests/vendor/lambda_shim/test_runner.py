@@ -7,6 +7,8 @@ import http.server
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -439,6 +441,47 @@ def test_the_entry_point_reads_the_environment(
     assert (get(records).state, get(records).reason) == (PARKED, "run_failed")
     assert main({}, lambda: raising(ValueError("boom"))) == 2
     assert "RECORDS_URL, OVERFLOW_LAUNCH, OVERFLOW_RECORD" in caplog.text
+
+
+LEAVING = """
+import os, threading, time
+from lambda_shim.runner import run_and_exit
+def job(record, run):
+    threading.Thread(target=time.sleep, args=(1000,)).start()
+    assert record.body == "good", "boom"
+run_and_exit(os.environ, lambda: job)
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "settings", "status", "says"),
+    [
+        ("good", "{}", 0, "done"),
+        ("bad", "{}", 1, "AssertionError: boom"),
+        ("good", "{", 1, "_RUNNER:"),
+    ],
+)
+def test_a_task_ends_though_a_job_has_left_a_thread_behind(
+    body: str, settings: str, status: int, says: str, tmp_path: Any
+) -> None:
+    url = f"file://{tmp_path}/store"
+    open_records(url).put(dead_letter("m1", state=WAITING, body=body))
+    ended = subprocess.run(
+        [sys.executable, "-c", LEAVING],
+        env={
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "RECORDS_URL": url,
+            "OVERFLOW_LAUNCH": "m1.1",
+            "OVERFLOW_RECORD": "m1",
+            "OVERFLOW_RUNNER": settings,
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == status, ended.stderr
+    assert says in ended.stdout
 
 
 def test_a_failed_run_is_recorded_with_where_its_log_lies(tmp_path: Any) -> None:

@@ -7,6 +7,7 @@ the function's variables and the task's role, and nothing else of the runner's e
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import platform
@@ -16,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import IO, Any
@@ -47,7 +49,11 @@ SECRETS = (
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
 )
 ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
+# What Lambda's Python runtimes bring beside the standard library (AWS documentation, "Working with
+# layers for Python Lambda functions"): boto3, and what it stands on.
+BROUGHT = ("boto3", "botocore", "s3transfer", "jmespath", "dateutil", "six", "urllib3")
 DOWNLOAD_TIMEOUT = 60.0  # seconds without a byte
+ENDING_MOST = 5.0  # seconds until processes that do not end on SIGKILL are left to the kernel
 
 
 class NotRunnable(Reject):
@@ -129,14 +135,16 @@ def functions(
             tempfile.TemporaryDirectory(prefix="function-") as directory,
             _own_directory(opt, directory) as layers,
         ):
-            task = os.path.join(directory, "task")
+            task, runtime = (os.path.join(directory, name) for name in ("task", "runtime"))
             os.mkdir(task)
+            _bring(runtime)
             left = UNPACKED_MOST
             for layer in found["Configuration"].get("Layers", ()):
                 content = client.get_layer_version_by_arn(Arn=layer["Arn"])["Content"]
                 left -= _place(fetch(content["Location"]), layers, left)
             _place(fetch(found["Code"]["Location"]), task, left)
-            _call(python, found["Configuration"], target, record, task, layers, directory)
+            own = environment(found["Configuration"], task, layers, runtime, os.environ)
+            _call(python, own, target, record, directory)
 
     return job
 
@@ -165,6 +173,16 @@ def _place(file: IO[bytes], directory: str, most: int) -> int:
             raise NotRunnable(dead_letters.NOT_RUNNABLE, f"its code: {error}") from None
 
 
+def _bring(directory: str) -> None:
+    """Make a directory with what Lambda's runtime brings, as far as the runner itself has it."""
+    os.mkdir(directory)
+    for name in BROUGHT:
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.origin is not None:
+            path = os.path.dirname(spec.origin) if spec.submodule_search_locations else spec.origin
+            os.symlink(path, os.path.join(directory, os.path.basename(path)))
+
+
 def interpreter(found: Mapping[str, Any]) -> str:
     """The Python that runs a function, as GetFunction describes it. Raises NotRunnable."""
     configuration = found["Configuration"]
@@ -186,12 +204,30 @@ def interpreter(found: Mapping[str, Any]) -> str:
 
 
 def environment(
-    configuration: Mapping[str, Any], task: str, layers: str, environ: Mapping[str, str]
+    configuration: Mapping[str, Any],
+    task: str,
+    layers: str,
+    runtime: str,
+    environ: Mapping[str, str],
 ) -> dict[str, str]:
-    """The environment of the function's process, as Lambda sets it."""
-    variables = configuration.get("Environment", {}).get("Variables", {})
-    runtime = configuration["Runtime"]
-    path = [task, f"{layers}/python", f"{layers}/python/lib/{runtime}/site-packages"]
+    """The environment of the function's process, as Lambda sets it; arguments are directories.
+
+    Raises FunctionFailed where the function's variables are not to be had: GetFunction answers all
+    the same when it may not use the key that they are encrypted with.
+    """
+    given = configuration.get("Environment", {})
+    if refused := given.get("Error"):
+        why = f"{refused.get('ErrorCode')}: {refused.get('Message')}"
+        raise FunctionFailed(redact(f"its environment variables cannot be read: {why}"))
+    variables = given.get("Variables", {})
+    packages = f"{layers}/python/lib/{configuration['Runtime']}/site-packages"
+    path = [
+        task,
+        f"{layers}/python",
+        packages,
+        *filter(None, [variables.get("PYTHONPATH")]),
+        runtime,
+    ]
     own = {name: environ[name] for name in PASSED if name in environ}
     return {
         **own,
@@ -200,7 +236,7 @@ def environment(
         "AWS_LAMBDA_FUNCTION_VERSION": configuration.get("Version", "$LATEST"),
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(configuration.get("MemorySize", 128)),
         "LAMBDA_TASK_ROOT": task,
-        "LAMBDA_RUNTIME_DIR": layers,
+        "LAMBDA_RUNTIME_DIR": runtime,
         "_HANDLER": configuration["Handler"],
         "PATH": os.pathsep.join(
             [variables.get("PATH", environ.get("PATH", os.defpath)), f"{layers}/bin"]
@@ -211,18 +247,45 @@ def environment(
                 *(task, f"{task}/lib", f"{layers}/lib"),
             ]
         ),
-        "PYTHONPATH": os.pathsep.join([*path, *filter(None, [variables.get("PYTHONPATH")])]),
+        "PYTHONPATH": os.pathsep.join(path),
         "PYTHONUNBUFFERED": "1",
     }
 
 
+def _end_descendants(task: str) -> None:
+    """Kill what the function has started in sessions of their own: its directory, which no other
+    call has, is in their environment. (On Linux; elsewhere there is no task to keep clean.)"""
+    mark = os.fsencode(f"LAMBDA_TASK_ROOT={task}")
+    ends = time.monotonic() + ENDING_MOST
+    while found := [pid for pid in _processes() if mark in _environment_of(pid).split(b"\0")]:
+        for pid in found:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if time.monotonic() > ends:
+            return
+        time.sleep(0.01)
+
+
+def _processes() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except FileNotFoundError:
+        return []
+
+
+def _environment_of(pid: int) -> bytes:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return file.read()
+    except OSError:  # it has ended, or is somebody else's
+        return b""
+
+
 def _call(
     python: str,
-    configuration: Mapping[str, Any],
+    variables: Mapping[str, str],
     target: Target,
     record: DeadLetterRecord,
-    task: str,
-    layers: str,
     directory: str,
 ) -> None:
     """Run the handler; raises FunctionFailed unless it returned, and did not name its message."""
@@ -242,8 +305,8 @@ def _call(
     process = subprocess.Popen(
         # As a string, not by its path: the directory it lies in is none of the function's.
         [python, "-c", code, event_path],
-        cwd=task,
-        env=environment(configuration, task, layers, os.environ),
+        cwd=variables["LAMBDA_TASK_ROOT"],
+        env=variables,
         stdin=subprocess.DEVNULL,
         start_new_session=True,
     )
@@ -254,6 +317,7 @@ def _call(
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        _end_descendants(variables["LAMBDA_TASK_ROOT"])
     try:
         with open(answer_path, encoding="utf-8") as file:
             answer = json.load(file)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 import sys
 import traceback
+from contextlib import suppress
 from typing import Any
 
 # "No limit of time" for code that asks: a year, in milliseconds.
@@ -40,6 +42,8 @@ def main(path: str) -> None:
     """Read the call from this file; write what became of it where the call says."""
     with open(path, encoding="utf-8") as file:
         call = json.load(file)
+    # As Lambda's runtime does, so that a function need but set a level.
+    logging.basicConfig(stream=sys.stdout, format="[%(levelname)s]\t%(asctime)s\t%(message)s")
     try:
         module, _, name = os.environ["_HANDLER"].rpartition(".")
         handler = getattr(importlib.import_module(module.replace("/", ".")), name)
@@ -56,4 +60,14 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    status = 1
+    try:
+        main(sys.argv[1])
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    with suppress(Exception):  # the function's own files, for all that is known
+        sys.stdout.flush()
+        sys.stderr.flush()
+    # Now: an ordinary end would wait for threads that the function has left behind.
+    os._exit(status)

@@ -24,13 +24,15 @@ The exit status is 0 when no run failed, else 1.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache, partial
 from time import monotonic, sleep, time
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import msgspec
 
@@ -538,7 +540,7 @@ def _load_functions(environ: Mapping[str, str]) -> Job:
 
 
 def main(environ: Mapping[str, str], load: Callable[[], Job]) -> int:
-    """The runner's entry point; returns the exit status.
+    """Run what waits; returns the exit status. See ``run_and_exit`` for a process's entry point.
 
     Args:
         environ: ``RECORDS_URL``, and what the launch has set: ``OVERFLOW_LAUNCH``,
@@ -569,3 +571,21 @@ def main(environ: Mapping[str, str], load: Callable[[], Job]) -> int:
     )
     runner.listen()
     return runner.run(environ["OVERFLOW_RECORD"])
+
+
+def run_and_exit(environ: Mapping[str, str], load: Callable[[], Job]) -> NoReturn:
+    """The runner's entry point: ``main``, with whose end the process ends, too.
+
+    An ordinary end would wait for threads that a job has left behind, which Lambda only freezes: the
+    task would go on for ever, and with it its place in the launch budget.
+    """
+    try:
+        status = main(environ, load)
+    except BaseException:
+        log.exception("the runner itself failed")
+        status = 1
+    with suppress(Exception):
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
