@@ -6,7 +6,8 @@ one beforehand:
 
 - Parameters have the values of one stage, as they have when CloudFormation works with them, and
   conditions are decided: a resource whose condition does not hold is not there.
-- ``Ref``, ``Fn::GetAtt``, ``Fn::Sub`` and ``Fn::Join`` become text with ``${…}`` in it.
+- ``Ref``, ``Fn::GetAtt``, ``Fn::Sub`` and ``Fn::Join`` become text with ``${…}`` in it. Text that has
+  that of its own, and so refers to nothing, becomes ``${!…}``, as ``Fn::Sub`` has it.
 - In IAM, one item and a list of one are the same, and the order of actions, resources and
   statements means nothing; neither does the order of tags, of events and of a container's
   variables. JSON within text is taken apart.
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 Template = dict[str, Any]
@@ -59,6 +60,15 @@ NOISE = (
         "description alone changes, and could keep it only together with the function",
     ),
 )
+# Of the whole template.
+SECTIONS = (
+    Noise("template", "AWSTemplateFormatVersion", "there is but one version"),
+    Noise(
+        "template", "Parameters", "their values are filled in; a test compares those of each stage"
+    ),
+    Noise("template", "Conditions", "they are decided; what hangs on them is compared"),
+    Noise("template", "Rules\\.CheckBootstrapVersion", "of the CDK, about its own bootstrap stack"),
+)
 # Resources and outputs that a tool adds for its own uploads.
 OWN = (
     Noise("AWS::S3::Bucket(Policy)?", "ServerlessDeploymentBucket(Policy)?", "osls uploads there"),
@@ -69,7 +79,7 @@ OWN = (
 
 def noise_report() -> str:
     """The whole list, for the test's output."""
-    return "\n".join(f"{n.type} {n.path}: {n.why}" for n in (*NOISE, *OWN))
+    return "\n".join(f"{n.type} {n.path}: {n.why}" for n in (*NOISE, *SECTIONS, *OWN))
 
 
 def is_noise(kind: str, path: str) -> bool:
@@ -77,7 +87,7 @@ def is_noise(kind: str, path: str) -> bool:
     return any(
         re.fullmatch(noise.type, kind)
         and re.match(f"({noise.path})(\\.|$)" if noise.path else "", path)
-        for noise in NOISE
+        for noise in (*NOISE, *SECTIONS)
     )
 
 
@@ -102,7 +112,7 @@ def facts(template: Template, values: Mapping[str, str], only: str | None = None
     def text(reference: str) -> str:
         name, dot, attribute = reference.partition(".")
         if name in values:
-            return values[name]
+            return _literal(values[name])
         return f"${{{names.get(name, name)}{dot}{attribute}}}"
 
     def said(entry: Any) -> Iterator[tuple[str, Any]]:
@@ -120,7 +130,10 @@ def facts(template: Template, values: Mapping[str, str], only: str | None = None
         if not any(own.type == "output" and re.fullmatch(own.path, name) for own in OWN):
             for path, value in said(output):
                 found[f"Outputs.{name}.{path}"] = value
-    found["Description"] = template.get("Description")
+    rest = {name: part for name, part in template.items() if name not in ("Resources", "Outputs")}
+    for path, value in said(rest):
+        if not is_noise("template", path):
+            found[path] = value
     return found
 
 
@@ -225,15 +238,27 @@ def canonical_names(resources: Mapping[str, Any]) -> dict[str, str]:
                 belongs_to = owner(logical_id, resources, names)
                 if belongs_to:
                     names[logical_id] = f"{belongs_to}.{kind.rpartition('::')[2]}"
-    return names
+    return dict(zip(names, _apart(names.values()), strict=True))
+
+
+def _apart(names: Iterable[str]) -> list[str]:
+    """The names, in which none stands for two things: the second of a name is told apart."""
+    found: list[str] = []
+    for name in names:
+        while name in found:
+            name += " again"
+        found.append(name)
+    return found
 
 
 def _referred(value: Any) -> str:
-    """The logical id in a Ref or Fn::GetAtt."""
-    if "Ref" in value:
-        return str(value["Ref"])
-    target = value["Fn::GetAtt"]
-    return target[0] if isinstance(target, list) else str(target).partition(".")[0]
+    """The logical id in a Ref or Fn::GetAtt; "" where it is neither."""
+    match value:
+        case {"Ref": name} | {"Fn::GetAtt": [name, *_]}:
+            return str(name)
+        case {"Fn::GetAtt": str(target)}:
+            return target.partition(".")[0]
+    return ""
 
 
 # The name of what a resource belongs to; "" when it belongs to nothing.
@@ -273,9 +298,9 @@ def plain(value: Any, text: Callable[[str], str]) -> Any:
     """Intrinsic functions as text; everything else as it is."""
     if isinstance(value, list):
         return [plain(item, text) for item in value]
-    if not isinstance(value, dict):
-        return value
     match value:
+        case str():
+            return _literal(value)
         case {"Ref": name} if len(value) == 1:
             return text(name)
         case {"Fn::GetAtt": target} if len(value) == 1:
@@ -287,7 +312,14 @@ def plain(value: Any, text: Callable[[str], str]) -> Any:
             return _substituted(pattern, lambda name: given[name] if name in given else text(name))
         case {"Fn::Sub": pattern} if len(value) == 1:
             return _substituted(pattern, text)
-    return {key: plain(inner, text) for key, inner in value.items()}
+        case dict():
+            return {key: plain(inner, text) for key, inner in value.items()}
+    return value
+
+
+def _literal(text: str) -> str:
+    """Text as it is told from a reference: as ``Fn::Sub`` writes it."""
+    return re.sub(r"\$\{(?!!)", "${!", text)
 
 
 def _substituted(pattern: str, text: Callable[[str], str]) -> str:
@@ -307,9 +339,9 @@ def ordered(value: Any, key: str = "") -> Any:
         items = [ordered(item) for item in (value if isinstance(value, list) else [value])]
         return sorted(items, key=lambda item: json.dumps(item, sort_keys=True))
     if key == "Tags":
-        return {tag["Key"]: tag["Value"] for tag in value}
+        return _by_name(value, "Key")
     if key == "Dimensions" or (key == "Environment" and isinstance(value, list)):
-        return {pair["Name"]: pair["Value"] for pair in value}
+        return _by_name(value, "Name")
     if key == "Events":
         return sorted(value)
     if key == "Alarms":
@@ -317,6 +349,16 @@ def ordered(value: Any, key: str = "") -> Any:
     if isinstance(value, list):
         return [ordered(item) for item in value]
     return value
+
+
+def _by_name(pairs: list[dict[str, Any]], key: str) -> dict[str, Any]:
+    """A list of ``{key: …, "Value": …}`` as one object."""
+    names = _apart(pair[key] for pair in pairs)
+    rest = [{name: part for name, part in pair.items() if name != key} for pair in pairs]
+    return {
+        name: part["Value"] if part.keys() == {"Value"} else part
+        for name, part in zip(names, rest, strict=True)
+    }
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

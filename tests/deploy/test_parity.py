@@ -216,10 +216,7 @@ def test_every_changed_value_is_reported_by_name(
         found = [
             line
             for values, known in stages
-            for line in differences(
-                {name: fact for name, fact in known.items() if name.startswith(top)},
-                facts(mutant, values, only),
-            )
+            for line in differences(below(top, known), facts(mutant, values, only))
         ]
         if section == "Conditions":  # told by what is there because of it, or is not
             told = bool(found)
@@ -231,6 +228,11 @@ def test_every_changed_value_is_reported_by_name(
     print(f"{tried} values changed, one at a time")
     assert tried > 500
     assert silent == []
+
+
+def below(top: str, known: Facts) -> Facts:
+    """The facts whose names begin so."""
+    return {name: fact for name, fact in known.items() if name.startswith(top)}
 
 
 def reported(path: str) -> str:
@@ -263,6 +265,84 @@ def test_a_missing_resource_is_reported_by_name(
         del lacking["Resources"][logical_id]
         found = differences(known, facts(lacking, values))
         assert any(line.startswith(f"{names[logical_id]}.") for line in found), logical_id
+
+
+def test_an_added_resource_is_reported(
+    sound: tuple[Template, list[tuple[dict[str, str], Facts]]],
+) -> None:
+    """Whichever of the two stands first, and also where both would have one name."""
+    template, stages = sound
+    values, known = stages[-1]
+    resources = template["Resources"]
+    for logical_id in resources:
+        added = {"Added": resources[logical_id]}
+        for more in ({**added, **resources}, {**resources, **added}):
+            assert differences(known, facts({**template, "Resources": more}, values)), logical_id
+
+
+@pytest.mark.parametrize("section", ["Rules", "Mappings", "Hooks", "Transform"])
+def test_a_section_that_no_other_has_is_reported_by_name(
+    section: str, cloudformation: Make
+) -> None:
+    template = cloudformation(FIRST, STAGES[0], **SHAPES[0])
+    values = defaults_of(template)
+    known = facts(template, values)
+    found = differences(known, facts({**template, section: {"Never": {"Says": "no"}}}, values))
+    assert found == [f"{section}.Never.Says: only right: 'no'"]
+
+
+def texts(value: Any) -> Iterator[tuple[list[Any], str]]:
+    """Every reference with the way to it, as the text of one whose function was forgotten."""
+    match value:
+        case {"Ref": str(name)}:
+            yield [], f"${{{name}}}"
+        case {"Fn::GetAtt": [str(name), str(attribute)]}:
+            yield [], f"${{{name}.{attribute}}}"
+        case {"Fn::Sub": str(pattern)} | {"Fn::Sub": [str(pattern), _]} if "${" in pattern:
+            yield [], pattern
+        case dict() | list():
+            for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+                for way, text in texts(inner):
+                    yield [key, *way], text
+
+
+def test_a_reference_that_is_but_text_is_reported(
+    sound: tuple[Template, list[tuple[dict[str, str], Facts]]],
+) -> None:
+    template, stages = sound
+    names = canonical_names(template["Resources"])
+    tried, silent = 0, []
+    for logical_id, resource in template["Resources"].items():
+        top = f"{names[logical_id]}."
+        for way, text in texts(resource):
+            if is_noise(resource["Type"], ".".join(map(str, way))):
+                continue
+            tried += 1
+            place = changing = copy.deepcopy(resource)
+            for key in way[:-1]:
+                place = place[key]
+            place[way[-1]] = text
+            mutant = {**template, "Resources": {**template["Resources"], logical_id: changing}}
+            if not any(
+                differences(below(top, known), facts(mutant, values, logical_id))
+                for values, known in stages
+            ):
+                silent.append(f"{logical_id}.{way}: {text}")
+    print(f"{tried} references made text, one at a time")
+    assert tried > 100
+    assert silent == []
+
+
+def test_a_pair_that_is_there_twice_is_reported() -> None:
+    for key, name in (("Tags", "Key"), ("Dimensions", "Name")):
+        pairs = [{name: "Stage", "Value": "dev"}]
+        properties = {key: pairs}
+        one: Template = {"Resources": {"Queue": {"Type": "x", "Properties": properties}}}
+        known = facts(one, {})
+        properties[key] = [{name: "Stage", "Value": "other"}, *pairs]
+        assert differences(known, facts(one, {}))
+        properties[key] = [*pairs, *pairs]
+        assert differences(known, facts(one, {}))
 
 
 def settings(target: str, project: BakedProject, stage: str | None) -> dict[str, str]:

@@ -63,6 +63,44 @@ def test_a_mistyped_stage_is_refused_and_an_added_one_is_not(
         assert said.endswith("exit status 0")
 
 
+@pytest.mark.parametrize("target", offered()["deploy_target"])
+def test_a_stage_whose_functions_would_have_too_long_a_name_is_refused(
+    target: str, bake: Callable[..., BakedProject]
+) -> None:
+    """Lambda takes 64 characters, and a service's own name may have 40."""
+    project = bake(deploy_target=target, example="statements", overflow="fargate")
+    path = project.path / FILES[target].partition(",")[0]
+    place, words = ADDED[target]
+    sound = path.read_text("utf-8")
+    longest, longer = "production-e", "production-eu"
+    assert len(f"{'x' * 40}-{longest}-dispatcher") == 64
+    path.write_text(sound.replace(place, place + words.replace("prdo", longer)), "utf-8")
+    said = tool(project, "tools.deploy", "test", longer)
+    assert "up to 12 of" in said
+    assert said.endswith("exit status 1")
+    path.write_text(sound.replace(place, place + words.replace("prdo", longest)), "utf-8")
+    said = tool(project, "tools.deploy", "deploy", longest)
+    assert said.endswith("exit status 0"), said
+
+
+def test_where_the_stage_cannot_be_reached_that_is_said_once(
+    bake: Callable[..., BakedProject],
+) -> None:
+    project = bake()
+    process = project.run(
+        *(sys.executable, "-m", "pytest", "-n", "0", "-p", "procgroup.pytest_plugin"),
+        *("-p", "no:cacheprovider", "--ring", "staging", "--stage", "dev", "tests/scenarios"),
+        PYTHONPATH=project.imports,
+        AWS_DEFAULT_REGION="eu-central-1",
+        AWS_ACCESS_KEY_ID="",
+        AWS_CONFIG_FILE="/dev/null",
+        AWS_SHARED_CREDENTIALS_FILE="/dev/null",
+        AWS_EC2_METADATA_DISABLED="true",
+    )
+    assert process.returncode == 1
+    assert process.stdout.count("cannot be tested: Unable to locate credentials") == 1
+
+
 # A stage that was copied from another, with what was forgotten in it, and what is said of it.
 COPIED = {
     "stack_name": (

@@ -64,6 +64,17 @@ def test_edits_that_would_go_are_named_first_and_the_switch_waits(
     assert project.has_file("deploy/serverless.yml")
 
 
+def test_a_file_of_the_teams_own_where_a_new_one_goes_is_named_first(
+    own_template: Template, tmp_path: Path
+) -> None:
+    project = born("copier", own_template.here, tmp_path / "output", deploy_target="sam")
+    (project.path / "cdk.json").write_text("{}\n", "utf-8")
+    commit_all(project.path, "Our own")
+    said = switch(own_template, project, "cdk")
+    assert "New, and you have your own (a conflict to settle): cdk.json\n" in said
+    assert "cdk.json" not in said.partition("New: ")[2].partition("\n")[0]
+
+
 def test_what_is_not_committed_is_not_risked(own_template: Template, tmp_path: Path) -> None:
     project = born("copier", own_template.here, tmp_path / "output", deploy_target="sam")
     makefile = project.path / "Makefile"

@@ -146,3 +146,15 @@ def test_a_file_that_does_not_compile_ends_the_build(bake: Callable[..., BakedPr
     process = project.run(sys.executable, "-c", code)
     assert process.returncode == 1
     assert process.stdout.startswith("theirs/old.py does not compile: ")
+
+
+def test_what_uv_refuses_ends_the_build_with_its_own_words(
+    bake: Callable[..., BakedProject],
+) -> None:
+    """A dependency without wheels, say."""
+    project = bake(example="minimal")
+    uv = project.path / "uv"
+    uv.write_text("#!/bin/sh\necho 'no usable wheels' >&2\nexit 3\n")
+    uv.chmod(0o755)
+    process = project.run(sys.executable, "-m", "tools.build", UV=str(uv))
+    assert (process.returncode, process.stdout) == (3, "no usable wheels\n")

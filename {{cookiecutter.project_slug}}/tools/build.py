@@ -35,7 +35,9 @@ LOCAL_ONLY = {
 
 
 def run(*command: str) -> None:
-    subprocess.run(command, check=True, cwd=PROJECT)
+    """Raises SystemExit where the command fails, which has said why."""
+    if status := subprocess.run(command, cwd=PROJECT).returncode:
+        sys.exit(status)
 
 
 def collect(target: Path, *groups: str, python: str = PYTHON) -> None:

@@ -62,7 +62,15 @@ def announce(before: dict[str, bytes], after: dict[str, bytes]) -> bool:
     """Say what the switch will do to which file; True when someone's edits would be lost."""
     ours = edited(before)
     gone = sorted(name for name in before if name not in after and (PROJECT / name).is_file())
-    print("New: " + ", ".join(sorted(after.keys() - before.keys())))
+    new = after.keys() - before.keys()
+    taken = {
+        name
+        for name in new
+        if (path := PROJECT / name).is_file() and path.read_bytes() != after[name]
+    }
+    print("New: " + ", ".join(sorted(new - taken)))
+    if taken:
+        print("New, and you have your own (a conflict to settle): " + ", ".join(sorted(taken)))
     print("Goes away: " + ", ".join(name for name in gone if name not in ours))
     changed = {name for name in before if name in after and before[name] != after[name]}
     if merged := sorted(changed & ours - {".copier-answers.yml"}):

@@ -56,9 +56,15 @@ def package(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture(scope="session")
 def stage(request: pytest.FixtureRequest) -> "Stage":
     """The deployed stage of ``--stage``."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
     from .staging import Stage
 
-    return Stage(f"{{ cookiecutter.project_slug }}-{request.config.option.stage}")
+    stack = f"{{ cookiecutter.project_slug }}-{request.config.option.stage}"
+    try:
+        return Stage(stack)
+    except (BotoCoreError, ClientError) as error:  # as for the next scenario, and all others
+        pytest.exit(f"{stack} cannot be tested: {error}", returncode=1)
 
 
 @pytest.fixture
