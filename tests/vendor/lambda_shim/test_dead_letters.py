@@ -2,11 +2,14 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Event as Flag
 from typing import Any
 
 import boto3
@@ -34,7 +37,7 @@ from lambda_shim.records import (
 )
 from lambda_shim.sqs import Entry, Refused, queue_of
 
-from .stores import MemoryObjects, dead_letter
+from .stores import Breakable, MemoryObjects, dead_letter
 from .support import FailureQueue, LambdaContext, Stores, decode, event, order, record
 
 ORDERS = "arn:aws:sqs:eu-central-1:000000000000:orders"
@@ -226,6 +229,72 @@ def test_an_interrupted_redrive_is_resumed(memory: Desk) -> None:
     assert memory("redrive", "--all") == 0
     assert [entry.body for entry in memory.queues[ORDERS].sent] == [str(n) for n in range(25)]
     assert memory.queues[ORDERS].calls == [10, 10, 5]
+
+
+@pytest.mark.parametrize("operation", ["put", "delete"])
+def test_a_redrive_interrupted_at_its_records_holds_none_and_sends_none_twice(
+    operation: str,
+) -> None:
+    objects = Breakable(MemoryObjects())
+    desk = Desk(objects)
+    for number in range(10):
+        desk.put(f"m{number}", body=str(number))
+
+    def interrupt(done: str, key: str) -> None:
+        if done == operation:
+            objects.after = lambda operation, key: None
+            raise KeyboardInterrupt
+
+    objects.after = interrupt
+    assert desk("redrive", "--all") == 130
+    assert desk("redrive", "--all") == 0
+    assert sorted(entry.body for entry in desk.queues[ORDERS].sent) == list("0123456789")
+    assert desk.keys() == []
+
+
+@pytest.mark.parametrize("moment", ["take", "send"])
+def test_ctrl_c_lets_a_batch_be_given_back_or_be_sent_and_removed(
+    moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = Breakable(MemoryObjects())
+    desk = Desk(objects)
+    for number in range(10):
+        desk.put(f"m{number}", body=str(number))
+    presses: list[int] = []
+    heard = Flag()
+
+    def hear(*_: object) -> None:
+        heard.set()
+        raise KeyboardInterrupt
+
+    def press() -> None:
+        if not presses:
+            presses.append(signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            assert heard.wait(60)
+            time.sleep(0.2)  # what is under way goes on for a while
+
+    def taken(operation: str, key: str) -> None:
+        if (moment, operation) == ("take", "put"):
+            press()
+
+    def send(entries: Sequence[Entry]) -> list[Refused]:
+        refused = Queue.send_entries(desk.queues[ORDERS], entries)
+        if moment == "send":
+            press()
+        return refused
+
+    objects.after = taken
+    monkeypatch.setattr(desk.queues[ORDERS], "send_entries", send)
+    before = signal.signal(signal.SIGINT, hear)
+    try:
+        assert desk("redrive", "--all") == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert len(desk.queues[ORDERS].sent) == (10 if moment == "send" else 0)
+    assert len(desk.keys()) == (0 if moment == "send" else 10)
+    assert desk("redrive", "--all") == 0
+    assert sorted(entry.body for entry in desk.queues[ORDERS].sent) == list("0123456789")
 
 
 def test_the_rate_is_kept(memory: Desk) -> None:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from datetime import datetime
 from hashlib import sha256
 from os import urandom
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -222,7 +223,7 @@ def redrive(
         rate: messages a second, at most.
         limit: messages, at most.
         sleep: for tests.
-        progress: called with each key that is done.
+        progress: called with each key that is done, in another thread.
 
     Whatever stops it, run it again: what was sent is gone from the store.
     """
@@ -236,7 +237,7 @@ def redrive(
     def flush() -> None:
         nonlocal size
         if batch:
-            _send(records, batch, queue, outcome, progress)
+            _send_undisturbed(records, batch, queue, outcome, progress)
             held.update(group_of(record) for record, _ in batch if record.key in outcome.left)
             if rate is not None:
                 sleep(len(batch) / rate)
@@ -270,30 +271,65 @@ def redrive(
     return outcome
 
 
-def _send(
+def _send_undisturbed(
     records: Records,
     batch: list[tuple[DeadLetterRecord, Entry]],
     queue: Callable[[str], Outbox],
     outcome: Outcome,
     progress: Callable[[str], object],
 ) -> None:
-    """One batch, all of one source. A queue that cannot be had leaves the batch where it is."""
+    """One batch, in a thread of its own: only the main thread hears ctrl-C, and waits until the batch
+    was given back or, where its sending had begun, was sent and removed."""
+    from concurrent.futures import ThreadPoolExecutor, wait
+
+    stop = Event()
+    with ThreadPoolExecutor(1) as aside:  # waits for its thread, however it is left
+        try:
+            sending = aside.submit(_send, records, batch, queue, outcome, progress, stop)
+            # A signal that comes as a wait begins is not heard until it ends: so it is a short one.
+            while not sending.done():
+                wait([sending], timeout=0.1)
+            sending.result()
+        finally:
+            stop.set()
+
+
+def _send(
+    records: Records,
+    batch: list[tuple[DeadLetterRecord, Entry]],
+    queue: Callable[[str], Outbox],
+    outcome: Outcome,
+    progress: Callable[[str], object],
+    stop: Event,
+) -> None:
+    """One batch, all of one source. A queue that cannot be had leaves the batch where it is. Whatever
+    is raised, what was not sent is given back, and what was sent is removed."""
     from concurrent.futures import ThreadPoolExecutor
     from functools import partial
 
+    lease = Lease(urandom(12).hex(), OPERATOR, records.clock() + SENDING_MOST)
+    batch = [(msgspec.structs.replace(record, lease=lease), entry) for record, entry in batch]
     mine: list[tuple[DeadLetterRecord, Entry]] = []
-    with ThreadPoolExecutor(BATCH_ENTRIES) as side_by_side:
-        take = partial(_take, records, urandom(12).hex())
-        taken = list(side_by_side.map(take, (record for record, _ in batch)))
-    for (record, entry), held in zip(batch, taken, strict=True):
-        if held is None:
+    try:
+        with ThreadPoolExecutor(BATCH_ENTRIES) as side_by_side:
+            take = partial(_take, records)
+            taken = list(side_by_side.map(take, (record for record, _ in batch)))
+    except BaseException:
+        for record, _ in batch:
+            _give_back(records, record)
+        raise
+    stopped = stop.is_set()
+    for (record, entry), had in zip(batch, taken, strict=True):
+        if not had:
             outcome.left[record.key] = BUSY
+        elif stopped:
+            _give_back(records, record)
         else:
-            mine.append((held, entry))
+            mine.append((record, entry))
     if not mine:
         return
     try:
-        refused = queue(batch[0][0].source).send_entries([entry for _, entry in mine])
+        refused = queue(mine[0][0].source).send_entries([entry for _, entry in mine])
     except BaseException as error:
         for record, _ in mine:
             _give_back(records, record)
@@ -302,16 +338,22 @@ def _send(
             return
         raise
     reasons = {each.position: f"refused: {each.code}: {each.message}" for each in refused}
+    errors: list[BaseException] = []
     for position, (record, entry) in enumerate(mine):
         if position in reasons:
             _give_back(records, record)
             outcome.left[record.key] = reasons[position]
             continue
-        _remove(records, record)
-        outcome.done.append(record.key)
-        if HISTORY_ATTRIBUTE not in (entry.attributes or {}):
-            outcome.without_history.append(record.key)
-        progress(record.key)
+        try:
+            _remove(records, record)
+            outcome.done.append(record.key)
+            if HISTORY_ATTRIBUTE not in (entry.attributes or {}):
+                outcome.without_history.append(record.key)
+            progress(record.key)
+        except BaseException as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
 
 
 def _busy(record: DeadLetterRecord, now: float) -> bool:
@@ -319,23 +361,21 @@ def _busy(record: DeadLetterRecord, now: float) -> bool:
     return record.lease is not None and record.lease.until > now
 
 
-def _take(records: Records, owner: str, seen: DeadLetterRecord) -> DeadLetterRecord | None:
-    """Have a parked record for oneself while it is sent; None when somebody else was faster."""
-    free = msgspec.structs.replace(seen, lease=None)
-    mine = msgspec.structs.replace(
-        seen, lease=Lease(owner, OPERATOR, records.clock() + SENDING_MOST)
-    )
+def _take(records: Records, mine: DeadLetterRecord) -> bool:
+    """Have a parked record for oneself while it is sent, under the lease that it bears here; False
+    when somebody else was faster."""
+    free = msgspec.structs.replace(mine, lease=None)
 
     def take(found: DeadLetterRecord | None) -> DeadLetterRecord | _Keep:
         if found is None or _busy(found, records.clock()):
             return KEEP
         return mine if msgspec.structs.replace(found, lease=None) == free else KEEP
 
-    return mine if records.update(seen.key, take) == mine else None
+    return records.update(mine.key, take) == mine
 
 
 def _give_back(records: Records, mine: DeadLetterRecord) -> None:
-    """Best effort: the lease runs out by itself."""
+    """Unless it was not taken. Best effort: the lease runs out by itself."""
 
     def free(found: DeadLetterRecord | None) -> DeadLetterRecord | _Keep:
         return msgspec.structs.replace(mine, lease=None) if found == mine else KEEP
