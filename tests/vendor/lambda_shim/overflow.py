@@ -32,7 +32,7 @@ class FakeLauncher:
         self.before: Callable[[Launch], object] = lambda launch: None
         self.after: Callable[[Launch], object] = lambda launch: None
 
-    def launch(self, launch: Launch) -> str:
+    def launch(self, launch: Launch, ask_in: Callable[[str], object]) -> str:
         self.before(launch)
         if launch.id not in self.arns:
             self.launches.append(launch)

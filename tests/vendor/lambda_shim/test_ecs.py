@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,15 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 from botocore.stub import ANY, Stubber
-from lambda_shim.dispatcher import UNKNOWN_TASK, Launch, LaunchRefused, Stopped
+from lambda_shim.budget import Limits
+from lambda_shim.dispatcher import (
+    ANSWER_MOST,
+    UNKNOWN_TASK,
+    Dispatcher,
+    Launch,
+    LaunchRefused,
+    Stopped,
+)
 from lambda_shim.ecs import (
     OVERRIDES_MOST,
     EcsLauncher,
@@ -21,8 +30,10 @@ from lambda_shim.ecs import (
     task_settings,
     token,
 )
+from lambda_shim.records import Records
 
-from .overflow import SOURCE, dead_message, stopped_event
+from .overflow import SOURCE, TICK, Clock, dead_event, dead_message, stopped_event
+from .stores import MemoryObjects
 
 LAUNCH = Launch("m1.1", "m1", "own")
 ARN = "arn:aws:ecs:eu-central-1:000000000000:task/overflow/0123"
@@ -118,6 +129,70 @@ def test_without_capacity_the_other_subnets_are_tried_each_under_its_own_token(
     stub.add_response("run_task", {"tasks": [{"taskArn": ARN}]}, request(third))
     assert subject.launch(LAUNCH) == ARN
     assert len({request(subnet)["clientToken"] for subnet in (first, second, third)}) == 3
+
+
+class Ecs:
+    """ECS with one full subnet, which loses an answer; under the same token it starts one task."""
+
+    def __init__(self, full: str, lost: BaseException | None = None) -> None:
+        self.full: str | None = full
+        self.lost = lost
+        self.exceptions = boto3.client("ecs", region_name="eu-central-1").exceptions
+        self.asked: list[str] = []
+        self.tasks: dict[str, str] = {}
+
+    def run_task(self, **parameters: Any) -> dict[str, Any]:
+        (subnet,) = parameters["networkConfiguration"]["awsvpcConfiguration"]["subnets"]
+        self.asked.append(subnet)
+        if subnet == self.full:
+            return NO_CAPACITY
+        arn = self.tasks.setdefault(parameters["clientToken"], f"{ARN}-{subnet}")
+        lost, self.lost = self.lost, None
+        if lost is not None:
+            raise lost
+        return {"tasks": [{"taskArn": arn}]}
+
+    def describe_tasks(self, **parameters: Any) -> dict[str, Any]:
+        return {}
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("lost", [TimeoutError("no answer"), Killed()], ids=["lost", "killed"])
+def test_a_launch_without_an_answer_is_asked_for_again_in_the_subnet_that_gave_none(
+    lost: BaseException,
+) -> None:
+    launch = Launch("a.1", "a", "own")
+    first, second, _ = subnets(launch)
+    ecs, clock = Ecs(first, lost), Clock()
+    dispatch = Dispatcher(
+        Records(MemoryObjects(), clock),
+        EcsLauncher(TaskSettings(**SETTINGS), ecs),
+        Limits(tasks=1),
+        clock=clock,
+    )
+    with suppress(Killed):
+        dispatch(dead_event("a"))
+    ecs.full = None
+    clock.time += ANSWER_MOST + 1
+    dispatch(TICK)
+    assert list(ecs.tasks.values()) == [f"{ARN}-{second}"]
+    assert dispatch.budget.read().tasks["a.1"].arn == f"{ARN}-{second}"
+    assert ecs.asked == [first, second, second]
+
+
+def test_a_subnet_that_gave_no_answer_and_then_refuses_is_followed_by_the_others() -> None:
+    launch = Launch("a.1", "a", "own")
+    first, second, _ = subnets(launch)
+    ecs = Ecs(second)
+    noted: list[str] = []
+    arn = EcsLauncher(TaskSettings(**SETTINGS), ecs).launch(
+        launch._replace(subnet=second), noted.append
+    )
+    assert (arn, noted) == (f"{ARN}-{first}", [first])
+    assert ecs.asked == [second, first]
 
 
 def test_no_capacity_anywhere_is_a_refusal(ecs: tuple[EcsLauncher, Stubber]) -> None:

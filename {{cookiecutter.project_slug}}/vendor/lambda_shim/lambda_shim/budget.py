@@ -80,6 +80,7 @@ class Task(msgspec.Struct, omit_defaults=True):
         booked_at: seconds since 1970.
         arn: None until RunTask has answered.
         reported: its runner has told of a run, so that its end is no news for the circuit.
+        subnet: that it was asked for in last, where that was not the first to be asked.
     """
 
     key: str
@@ -87,6 +88,7 @@ class Task(msgspec.Struct, omit_defaults=True):
     booked_at: float
     arn: str | None = None
     reported: bool = False
+    subnet: str | None = None
 
 
 class Pool(msgspec.Struct, omit_defaults=True):
@@ -216,6 +218,17 @@ class LaunchBudget:
 
         self._change(change)
         return why
+
+    def asked_in(self, launch: str, subnet: str) -> None:
+        """RunTask is about to be asked for it in this subnet, having refused it in all before."""
+
+        def change(budget: Budget) -> bool:
+            if (task := budget.tasks.get(launch)) is None:
+                return False
+            task.subnet = subnet
+            return True
+
+        self._change(change)
 
     def started(self, launch: str, arn: str) -> None:
         """RunTask has answered with a task."""

@@ -60,12 +60,14 @@ class Launch(NamedTuple):
         pool: whose records to take.
         booked_at: seconds since 1970. A message that comes back when its record is gone has a record
             anew, whose launches are named as the first one's were: this tells them apart.
+        subnet: where it was asked for last, without an answer; None: where launches begin.
     """
 
     id: str
     key: str
     pool: str
     booked_at: float = 0.0
+    subnet: str | None = None
 
 
 class Stopped(NamedTuple):
@@ -81,8 +83,13 @@ class LaunchRefused(Exception):
 class Launcher(Protocol):
     """What starts tasks."""
 
-    def launch(self, launch: Launch) -> str:
+    def launch(self, launch: Launch, ask_in: Callable[[str], object]) -> str:
         """Start a task; returns its ARN.
+
+        Args:
+            launch: which.
+            ask_in: to be called ahead of asking in another subnet than before, with its name: if no
+                answer comes, there may be a task in that one, which only the same request finds.
 
         Raises:
             LaunchRefused: for certain there is no task. Any other exception: there may be one.
@@ -305,7 +312,7 @@ class Dispatcher:
                     self.task_ended(arns[arn], arn, how)
         for launch, task in budget.tasks.items():
             if task.arn is None and now - task.booked_at > ANSWER_MOST:
-                self._ask(Launch(launch, task.key, task.pool, task.booked_at))
+                self._ask(Launch(launch, task.key, task.pool, task.booked_at, task.subnet))
         for key in list(self.records.running()):
             with _unreadable_told(key):
                 self._sweep_running(key)
@@ -434,7 +441,9 @@ class Dispatcher:
         if self.launcher is None:
             return False
         try:
-            arn = self.launcher.launch(launch)
+            arn = self.launcher.launch(
+                launch, lambda subnet: self.budget.asked_in(launch.id, subnet)
+            )
         except LaunchRefused as refused:
             log.error("launch refused: %s", refused, extra={"message_id": launch.key})
             _emit_metrics(FailedLaunches=1)

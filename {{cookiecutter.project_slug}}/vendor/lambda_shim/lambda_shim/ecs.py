@@ -8,7 +8,7 @@ startedBy of 128 letters, digits, hyphens, slashes and underscores; ``tasks`` ma
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -80,12 +80,16 @@ class EcsLauncher:
             self._client = boto3.client("ecs")
         return self._client
 
-    def launch(self, launch: Launch) -> str:
+    def launch(self, launch: Launch, ask_in: Callable[[str], object] = lambda subnet: None) -> str:
         subnets = self.settings.subnets
-        # Launches begin at different subnets, but one that is asked for again begins where it did
-        # before: under the same token, ECS answers with the task it has started then.
+        # Launches begin at different subnets, but one that is asked for again begins where it was
+        # left without an answer: under the same token, ECS answers with the task it has started then.
         first = int(token(launch.id), 16) % len(subnets)
-        for subnet in (*subnets[first:], *subnets[:first]):
+        begin = launch.subnet or subnets[first]
+        others = [each for each in (*subnets[first:], *subnets[:first]) if each != begin]
+        for subnet in (begin, *others):
+            if subnet != begin:
+                ask_in(subnet)
             refusal = self._run(launch, subnet)
             if isinstance(refusal, str):
                 return refusal
