@@ -395,3 +395,23 @@ def test_a_dispatcher_comes_from_the_environment(tmp_path: Path) -> None:
     assert made.launcher.settings.task_definitions == {"own": "d", "billing": "b", "scans": "d"}
     assert made.launcher.settings.roles["scans"] == "arn:aws:iam::0:role/scans"
     assert made.sources.pools == ("own", "billing", "scans")
+
+
+def test_a_registry_that_lists_the_services_own_queue_keeps_no_dispatcher_from_its_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    function = "arn:aws:lambda:eu-central-1:0:function:billing"
+    others = f"{SOURCE}-bills"
+    listed = tmp_path / "registry.json"
+    billing = {"function": function, "pool": "billing", "role": "r", "sources": [SOURCE, others]}
+    listed.write_text(json.dumps({"functions": [billing]}))
+    records = f"file://{tmp_path}/records"
+    environ = {"RECORDS_URL": records, "QUEUE_ARN": SOURCE, "OVERFLOW_REGISTRY": str(listed)}
+    made = dispatcher(environ)
+    (told,) = caplog.records
+    assert told.levelname == "ERROR"
+    assert f"take it out of the sources of {function}" in told.getMessage()
+    theirs = dead_message("b")
+    theirs["attributes"]["DeadLetterQueueSourceArn"] = others
+    assert made.take([dead_message("a"), theirs]) == []
+    assert [record.pool for record in made.records] == ["own", "billing"]

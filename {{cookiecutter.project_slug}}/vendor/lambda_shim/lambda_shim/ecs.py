@@ -244,7 +244,7 @@ def dispatcher(environ: Mapping[str, str], client: Any = None) -> Dispatcher:
 
     path = environ.get("OVERFLOW_REGISTRY")
     listed = load(path) if path else Registry((), ())
-    registry = Registry((environ["QUEUE_ARN"], *listed.own), listed.functions)
+    registry = Registry(tuple(listed.own), listed.functions, environ["QUEUE_ARN"])
     subnets = environ.get("OVERFLOW_SUBNETS")
     launcher = EcsLauncher(task_settings(environ, registry), client) if subnets else None
     records = open_records(environ["RECORDS_URL"])

@@ -24,6 +24,7 @@ functions; a function's own ARN is a source of it without being listed.
 
 from __future__ import annotations
 
+import logging
 from typing import Any, NamedTuple
 
 import msgspec
@@ -31,6 +32,8 @@ import msgspec
 from lambda_shim.bodies import fields_of
 from lambda_shim.contract import encodable
 from lambda_shim.records import NOBODY, NOT_REGISTERED, OWN, DeadLetterRecord, parked
+
+log = logging.getLogger("lambda_shim")
 
 
 class Function(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -67,17 +70,37 @@ class Target(NamedTuple):
 
 
 class Registry:
-    """The registry, as the dispatcher's ``sources`` and the runner need it."""
+    """The registry, as the dispatcher's ``sources`` and the runner need it.
 
-    def __init__(self, own: tuple[str, ...], functions: tuple[Function, ...]) -> None:
-        self.own = frozenset(own)
+    Args:
+        own: the service's queues, as far as the file lists them.
+        functions: that others' dead letters are run with.
+        queue: ARN of the service's queue, which stays its own whatever the file says.
+
+    Raises:
+        ValueError: two of them are registered for one source, or do not agree about a pool.
+    """
+
+    def __init__(
+        self, own: tuple[str, ...], functions: tuple[Function, ...], queue: str | None = None
+    ) -> None:
+        self.own = frozenset(own if queue is None else (*own, queue))
         self.functions = functions
         self._by_source: dict[str, Function] = {}
         for each in functions:
             if not each.pool or each.pool in (OWN, NOBODY) or set(each.pool) - set(_POOL):
                 raise ValueError(f"{each.function}: not a name for a pool: {each.pool!r}")
             for source in map(_unqualified, (each.function, *each.sources)):
-                if source in self.own or self._by_source.setdefault(source, each) is not each:
+                if source == queue:
+                    # Nothing but the deployed dispatcher knows the queue, and one that did not start
+                    # would put no dead letter on record.
+                    log.error(
+                        "%s is this service's own queue, and stays so: take it out of the sources of %s "
+                        "in the registry, and deploy again",
+                        source,
+                        each.function,
+                    )
+                elif source in self.own or self._by_source.setdefault(source, each) is not each:
                     raise ValueError(f"{source} is registered twice")
         settings = {(each.pool, each.task_definition, each.role) for each in functions}
         if len(settings) != len({each.pool for each in functions}):
