@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -107,3 +108,32 @@ def test_a_parked_message_of_a_stage_is_redriven(
     received = client("sqs", aws).receive_message(QueueUrl=outputs["WorkQueueUrl"])
     assert [each["Body"] for each in received["Messages"]] == [RECORD["body"]]
     assert json.loads(run("ls", "--json").stdout) == []
+
+
+def test_what_sqs_dead_lettered_is_found_by_its_business_id(
+    bake: Callable[..., BakedProject], tmp_path: Path
+) -> None:
+    service = bake()
+    never_decoded = RECORD | {"reason": "dead_lettered", "business_id": None}
+    (tmp_path / "m1.json").write_text(json.dumps(never_decoded))
+    (tmp_path / "m2.json").write_text(json.dumps(never_decoded | {"message_id": "m2", "body": "}"}))
+
+    def listed(*filters: str) -> dict[str, str | None]:
+        module = ["-m", "statement_service.shims.cli", "dead-letters"]
+        process = subprocess.run(
+            [sys.executable, *module, "--records", f"file://{tmp_path}", "ls", "--json", *filters],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment(PYTHONPATH=service.imports),
+        )
+        assert process.returncode == 0, process.stderr
+        return {each["key"]: each["business_id"] for each in json.loads(process.stdout)}
+
+    assert listed() == {"m1": RECORD["business_id"], "m2": None}
+    assert listed("--business-id", "statement-2026-10-c001") == {"m1": RECORD["business_id"]}
+    # What cannot be imported hides no dead letters.
+    (service.path / "src/statement_service/core/messages.py").write_text(
+        "import nothing_of_the_kind"
+    )
+    assert listed() == {"m1": None, "m2": None}

@@ -163,6 +163,31 @@ def test_show_tells_everything(varied: Desk, capsys: pytest.CaptureFixture[str])
     assert varied("show", "nothing") == 1
 
 
+def test_what_sqs_dead_lettered_has_its_messages_business_id(
+    memory: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body = '{"type": "order", "id": "7"}'
+    memory.put("a", body=body)
+    memory.put("b", body=body, business_id="on record")
+    memory.put("c", body=body, pool="billing")  # another service's
+    memory.put("d", body="}{")
+
+    def call(*arguments: str) -> str:
+        assert dead_letters_cli.main(arguments, lambda _: memory.tools, decode=decode) == 0
+        return capsys.readouterr().out
+
+    ids = {"a": "order-7", "b": "on record", "c": None, "d": None}
+    assert {each["key"]: each["business_id"] for each in json.loads(call("ls", "--json"))} == ids
+    assert [line.split()[5] for line in call("ls").splitlines()[1:]] == ["order-7", "on", "-", "-"]
+    assert json.loads(call("show", "--json", "a"))["business_id"] == "order-7"
+    assert "business id  order-7" in call("show", "a")
+    assert "1 would be purged" in call("purge", "--business-id", "order-7", "--dry-run")
+    call("redrive", "--business-id", "order-7")
+    assert memory.keys() == ["b", "c", "d"]
+    with pytest.raises(SystemExit):  # a way to decode is no filter
+        call("purge")
+
+
 def test_what_a_message_holds_does_not_reach_the_terminal_as_control_characters() -> None:
     assert printable("\x1b[31mred\x07\r\nnext") == "�[31mred�� next"
     assert printable("a\n\tb", lines=True) == "a\n\tb"

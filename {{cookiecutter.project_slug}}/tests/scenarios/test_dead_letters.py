@@ -72,6 +72,9 @@ def test_what_sqs_gives_up_is_put_on_record_and_redriven(
     assert record.attributes["MessageGroupId"] == "g7"
 {%- endif %}
     wait_until(lambda: service.dead_letter_queue.stats().in_flight == 0, "it to leave its queue")
+    (found,) = listed(service, capsys)
+    assert found["business_id"]  # though nobody had decoded it
+    assert listed(service, capsys, "--business-id", found["business_id"]) == [found]
 
     with pytest.raises(SystemExit):
         command(service, "redrive", "--runner", record.key)

@@ -21,10 +21,12 @@ import msgspec
 
 from lambda_shim import records as dead_letters
 from lambda_shim.bodies import fields_of, pointer
+from lambda_shim.contract import BusinessMessage, encodable
 from lambda_shim.objects import Conflict
 from lambda_shim.records import (
     HISTORY_ATTRIBUTE,
     KEEP,
+    OWN,
     PARKED,
     RUNNING,
     WAITING,
@@ -63,6 +65,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
         type: the message's ``type`` field.
         error: this text in the error or the traceback, in any case of letters.
         business_id: exactly this one.
+        decode: see ``business_id_of``.
     """
 
     keys: tuple[str, ...] = ()
@@ -73,6 +76,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     type: str | None = None
     error: str | None = None
     business_id: str | None = None
+    decode: Callable[[str], BusinessMessage] | None = None
 
     def accepts(self, record: DeadLetterRecord, now: float) -> bool:
         age = age_of(record, now)
@@ -85,7 +89,9 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
             and (self.newer_than is None or age < self.newer_than)
             and (self.type is None or type_of(record) == self.type)
             and (self.error is None or self.error.lower() in text)
-            and (self.business_id is None or record.business_id == self.business_id)
+            and (
+                self.business_id is None or business_id_of(record, self.decode) == self.business_id
+            )
         )
 
 
@@ -98,6 +104,23 @@ def type_of(record: DeadLetterRecord) -> str | None:
     """The message's ``type`` field; None where it has none."""
     found = (fields_of(record.body) or {}).get("type")
     return found if isinstance(found, str) else None
+
+
+def business_id_of(
+    record: DeadLetterRecord, decode: Callable[[str], BusinessMessage] | None
+) -> str | None:
+    """The record's, or else that of its message: what SQS dead-lettered was never decoded.
+
+    Args:
+        record: of another service's message, only what is on record counts.
+        decode: a body to the service's message; whatever it raises, there is no business id.
+    """
+    if record.business_id is not None or decode is None or record.pool != OWN:
+        return record.business_id
+    try:
+        return encodable(decode(record.body).business_id)
+    except Exception:
+        return None
 
 
 def find(

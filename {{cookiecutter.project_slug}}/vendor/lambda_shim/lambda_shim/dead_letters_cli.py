@@ -26,13 +26,23 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from lambda_shim import dead_letters
-from lambda_shim.dead_letters import Filter, Outcome, age_of, find, in_order, type_of
+from lambda_shim.contract import BusinessMessage
+from lambda_shim.dead_letters import (
+    Filter,
+    Outcome,
+    age_of,
+    business_id_of,
+    find,
+    in_order,
+    type_of,
+)
 from lambda_shim.records import DeadLetterRecord, Records, open_records, record_key
 from lambda_shim.sqs import region_of
 
 if TYPE_CHECKING:
     from lambda_shim.fan_out import Outbox
 
+Decode = Callable[[str], BusinessMessage]
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -159,6 +169,7 @@ def main(
     open_tools: Callable[[str | None], Tools] = tools_of,
     program: str = "dead-letters",
     more: str = "",
+    decode: Decode | None = None,
 ) -> int:
     """Run a command; returns the exit status: 0 done, 1 something was left or is not there, 2 a wrong
     call, 130 interrupted.
@@ -169,11 +180,13 @@ def main(
             is a wrong call. Default: the environment's AWS account.
         program: the command's name, for its help.
         more: the help's last words.
+        decode: the service's own: a body to a message, for the business ids of what SQS has
+            dead-lettered, which nobody has decoded before.
     """
     grammar = parser(program, more)
     options = grammar.parse_args(arguments)
     try:
-        status = _run(options, grammar, open_tools)
+        status = _run(options, grammar, open_tools, decode)
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:
@@ -204,6 +217,7 @@ def _run(
     options: argparse.Namespace,
     grammar: argparse.ArgumentParser,
     open_tools: Callable[[str | None], Tools],
+    decode: Decode | None,
 ) -> int:
     try:
         if getattr(options, "whole_queue", None):
@@ -212,7 +226,7 @@ def _run(
     except ValueError as error:
         grammar.error(str(error))
     if options.command == "show":
-        return _show(tools.records, options.key, options.json)
+        return _show(tools.records, options.key, options.json, decode)
     if getattr(options, "runner", False):
         if not tools.runner:
             grammar.error("this service has no runner: redrive without --runner sends to the queue")
@@ -228,6 +242,7 @@ def _run(
         return 1
     if which == Filter() and options.command != "ls" and not options.all:
         grammar.error(f"{options.command} needs keys, a filter or --all")
+    which = msgspec.structs.replace(which, decode=decode)
     return max(_do(tools, which, options), 1 if missing else 0)
 
 
@@ -292,7 +307,7 @@ def _dry_run(records: Records, which: Filter, options: argparse.Namespace) -> in
         outcome = Outcome([each.key for each in found], unreadable)
         print(msgspec.json.encode(outcome).decode())
     else:
-        _table(found)
+        _table(found, which.decode)
         print(f"{len(found)} would be {DONE[options.command]}")
     return _tell_unreadable(unreadable)
 
@@ -319,13 +334,13 @@ def _move(options: argparse.Namespace, grammar: argparse.ArgumentParser) -> int:
     return 0
 
 
-def _show(records: Records, key: str, as_json: bool) -> int:
+def _show(records: Records, key: str, as_json: bool, decode: Decode | None) -> int:
     record = records.get(record_key(key))
     if record is None:
         print(f"there is no record {key}", file=sys.stderr)
         return 1
     if as_json:
-        print(msgspec.json.encode(_all_of(record)).decode())
+        print(msgspec.json.encode(_all_of(record, decode)).decode())
         return 0
     fields = {
         "key": record.key,
@@ -333,7 +348,7 @@ def _show(records: Records, key: str, as_json: bool) -> int:
         "reason": record.reason,
         "error": record.error,
         "type": type_of(record) or "-",
-        "business id": record.business_id or "-",
+        "business id": business_id_of(record, decode) or "-",
         "attempts": f"{record.attempts} deliveries, {record.runs} failed runs",
         "first failed": record.first_failed_at or record.parked_at,
         "source": record.source,
@@ -351,9 +366,10 @@ def _show(records: Records, key: str, as_json: bool) -> int:
     return 0
 
 
-def _all_of(record: DeadLetterRecord) -> dict[str, Any]:
+def _all_of(record: DeadLetterRecord, decode: Decode | None) -> dict[str, Any]:
     """For programs: every field, and the key that the commands take."""
-    return {"key": record.key, **msgspec.structs.asdict(record)}
+    fields = msgspec.structs.asdict(record)
+    return {"key": record.key, **fields, "business_id": business_id_of(record, decode)}
 
 
 def _list(records: Records, which: Filter, limit: int | None, as_json: bool) -> int:
@@ -361,13 +377,14 @@ def _list(records: Records, which: Filter, limit: int | None, as_json: bool) -> 
     every = find(records, which, unreadable)
     found = sorted(every, key=lambda record: record.parked_at)[:limit]
     if as_json:
-        print(msgspec.json.encode([_all_of(record) for record in found]).decode())
+        every_field = [_all_of(record, which.decode) for record in found]
+        print(msgspec.json.encode(every_field).decode())
     else:
-        _table(found)
+        _table(found, which.decode)
     return _tell_unreadable(unreadable)
 
 
-def _table(found: Sequence[DeadLetterRecord]) -> None:
+def _table(found: Sequence[DeadLetterRecord], decode: Decode | None) -> None:
     """One line a record, as wide as the terminal; whole where the output is no terminal."""
     if not found:
         print("no records")
@@ -381,7 +398,7 @@ def _table(found: Sequence[DeadLetterRecord]) -> None:
             record.reason,
             str(record.attempts + record.runs),
             age(age_of(record, now)),
-            printable(record.business_id or "-"),
+            printable(business_id_of(record, decode) or "-"),
             printable(record.error),
         )
         for record in found
