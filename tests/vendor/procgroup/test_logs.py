@@ -65,6 +65,15 @@ def test_follower(tmp_path: Path) -> None:
     assert follower.finish() == []
 
 
+def test_follower_reads_on_after_a_line_longer_than_what_it_reads_at_a_time(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"first\n" + b"x" * 3_000_000 + b"\nafter\nlast")
+    whole = ["first", "x" * 3_000_000, "after", "last"]
+    assert Follower(log).finish() == whole
+    follower = Follower(log)
+    assert follower.read() + follower.finish() == whole
+
+
 def test_follower_survives_truncation_and_replacement(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_bytes(b"a long first line\npart")

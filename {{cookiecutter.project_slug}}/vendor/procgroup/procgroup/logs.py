@@ -95,6 +95,19 @@ class Follower:
 
     def read(self) -> list[str]:
         """The lines completed since the last call, at most a mebibyte of them."""
+        return self._completed(self._chunk())
+
+    def finish(self) -> list[str]:
+        """All that is left, with the last line even if it was never ended."""
+        lines = []
+        while chunk := self._chunk():  # which need not complete a line
+            lines += self._completed(chunk)
+        if self._rest:
+            lines += _split(self._rest)
+            self._rest = b""
+        return lines
+
+    def _chunk(self) -> bytes:
         try:
             with open(self._path, "rb") as file:
                 status = os.fstat(file.fileno())
@@ -106,17 +119,9 @@ class Follower:
                 data = file.read(_CHUNK)
                 self._offset += len(data)
         except FileNotFoundError:
-            return []
-        whole, newline, rest = (self._rest + data).rpartition(b"\n")
-        self._rest = rest
-        return _split(whole + newline)
+            return b""
+        return data
 
-    def finish(self) -> list[str]:
-        """All that is left, with the last line even if it was never ended."""
-        lines = []
-        while more := self.read():
-            lines += more
-        if self._rest:
-            lines += _split(self._rest)
-            self._rest = b""
-        return lines
+    def _completed(self, data: bytes) -> list[str]:
+        whole, newline, self._rest = (self._rest + data).rpartition(b"\n")
+        return _split(whole + newline)
