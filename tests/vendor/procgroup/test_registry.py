@@ -7,7 +7,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -220,6 +220,55 @@ def test_damage_behind_a_sound_header_is_found(
     assert message.count("\n") == 1
     group, _ = again.register("b", "b.yaml", own(), requests(1))
     assert [row.id for row in again.groups()] == [group]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE groups SET blueprint = CAST(x'2fff' AS TEXT)",
+        "UPDATE ports SET role = CAST(x'ff' AS TEXT)",
+        "DROP TABLE groups",
+        "DROP TABLE ports",
+        "DROP TABLE cursor",
+        "PRAGMA user_version = 0",
+    ],
+)
+@pytest.mark.parametrize("opened", [False, True])
+def test_damage_to_what_a_sound_file_holds_is_found(
+    registry: Registry, capfd: pytest.CaptureFixture[str], statement: str, opened: bool
+) -> None:
+    group, _ = registry.register("a", "a.yaml", own(), requests(2))
+    with closing(sqlite3.connect(registry.path, isolation_level=None)) as other:
+        other.execute(statement)
+    again = registry if opened else Registry(registry.state_dir)
+
+    def use() -> None:
+        again.groups()
+        again.ports(group)
+        again.register("b", "b.yaml", own(), requests(1))
+
+    with suppress(RegistryError):  # what was to change it is not repeated for its caller
+        use()
+    again = Registry(registry.state_dir)
+    use()
+    message = capfd.readouterr().err
+    (aside,) = registry.state_dir.glob("registry.sqlite3.damaged-*[0-9]")
+    assert f"set aside as {aside}" in message
+    assert message.count("\n") == 1
+    assert not again.replaced()
+    assert {row.name for row in again.groups()} == {"b"}
+
+
+def test_damage_that_sqlite_describes_in_what_is_no_utf_8_is_found(registry: Registry) -> None:
+    """It names the table whose definition it cannot read."""
+    registry.close()
+    with closing(sqlite3.connect(registry.path, isolation_level=None)) as other:
+        other.execute("PRAGMA writable_schema = ON")
+        other.execute(
+            "UPDATE sqlite_master SET name = CAST(x'ff' AS TEXT), sql = 'CREATE TABLE x (' "
+            "WHERE name = 'cursor'"
+        )
+    assert Registry(registry.state_dir).groups() == []
 
 
 def test_many_find_the_damage_at_once(registry: Registry) -> None:

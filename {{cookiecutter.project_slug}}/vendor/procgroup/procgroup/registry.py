@@ -23,7 +23,7 @@ from procgroup.errors import PortsExhausted, RegistryError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 # Versions of this package share the file. What is added later (tables, columns with a default) leaves
 # the version as it is, so every statement here names its columns; any other change raises it, and
@@ -206,19 +206,18 @@ class Registry:
                 raise self._unusable(error) from error
             try:
                 self._prepare(database)
-            except sqlite3.OperationalError as error:
+            except _FAILURES as error:
                 database.close()
-                if last or _kind(error) != sqlite3.SQLITE_IOERR:
+                if last:
+                    raise self._unusable(error) from error
+                if _is_damage(error):
+                    self._set_aside(error, self._sound)
+                    continue
+                if _kind(error) != sqlite3.SQLITE_IOERR:
                     raise self._unusable(error) from error
                 # Another process may be setting the file aside: once it has, there is a new one.
                 with contextlib.suppress(OSError), self._lock():
                     pass
-                continue
-            except sqlite3.DatabaseError as error:
-                database.close()
-                if last:
-                    raise self._unusable(error) from error
-                self._set_aside(error)
                 continue
             except RegistryError:
                 database.close()
@@ -226,11 +225,18 @@ class Registry:
             return database
         raise AssertionError("unreachable")
 
-    def _unusable(self, error: sqlite3.Error) -> RegistryError:
+    def _begin_anew(self, error: Exception) -> None:
+        """After damage that opening the file does not find, as that would have to read all of it."""
+        self._database.close()
+        self._set_aside(error, self.replaced)
+        self._database = self._open()
+        self._inode = self.path.stat().st_ino
+
+    def _unusable(self, error: Exception) -> RegistryError:
         if _kind(error) in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL):
+            name = getattr(error, "sqlite_errorname", "")
             return RegistryError(
-                f"the disk that holds {self.state_dir} is full or broken: {error} "
-                f"({error.sqlite_errorname})"
+                f"the disk that holds {self.state_dir} is full or broken: {error} ({name})"
             )
         return RegistryError(f"{self.path}: {error}")
 
@@ -277,14 +283,21 @@ class Registry:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def _set_aside(self, error: Exception) -> None:
+    def _sound(self) -> bool:
+        """Whether the file at this path can be opened, or is empty and yet to be filled."""
+        try:
+            with contextlib.closing(sqlite3.connect(self.path)) as database:
+                _check_soundness(database)
+                # The version last: who fills the file at this moment sets it together with the tables.
+                empty = database.execute("SELECT 1 FROM sqlite_master").fetchone() is None
+                return empty or database.execute("PRAGMA user_version").fetchone() != (0,)
+        except _FAILURES:
+            return False
+
+    def _set_aside(self, error: Exception, done: Callable[[], bool]) -> None:
         """Move a damaged file away under a lock, unless another process has just done so."""
         with self._lock():
-            with (
-                contextlib.suppress(sqlite3.DatabaseError),
-                contextlib.closing(sqlite3.connect(self.path)) as database,
-            ):
-                _check_soundness(database)
+            if done():
                 return
             aside = self.path.with_name(f"registry.sqlite3.damaged-{time.time_ns()}")
             for suffix in ("", "-wal", "-shm"):
@@ -310,13 +323,22 @@ class Registry:
                 self._database.execute("ROLLBACK")
                 raise
             self._database.execute("COMMIT")
-        except sqlite3.Error as error:
+        except _FAILURES as error:
+            if _is_damage(error):
+                self._begin_anew(error)
+                raise RegistryError(f"{self.path} was damaged ({error}): try again") from error
             raise self._unusable(error) from error
 
     def _query(self, statement: str, parameters: Sequence[str] = ()) -> list[tuple[Any, ...]]:
         try:
             return self._database.execute(statement, parameters).fetchall()
-        except sqlite3.Error as error:
+        except _FAILURES as error:
+            if not _is_damage(error):
+                raise self._unusable(error) from error
+            self._begin_anew(error)
+        try:
+            return self._database.execute(statement, parameters).fetchall()
+        except _FAILURES as error:
             raise self._unusable(error) from error
 
     def register(
@@ -423,13 +445,25 @@ class Registry:
         return [(row[0], PortRequest(*row[1:])) for row in rows]
 
 
-def _kind(error: sqlite3.Error) -> int:
+# The second where what SQLite says of the damage is itself no UTF-8.
+_FAILURES = (sqlite3.Error, UnicodeDecodeError)
+
+
+def _kind(error: Exception) -> int:
     """Its primary code, without what says where SQLite met it."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
+def _is_damage(error: Exception) -> bool:
+    """Whether the file itself may be at fault, rather than a disk, a lock or a permission."""
+    if isinstance(error, sqlite3.OperationalError):
+        # A table that is missing or too many, or (without a code) a text that is no UTF-8.
+        return _kind(error) in (0, sqlite3.SQLITE_ERROR)
+    return type(error) in (sqlite3.DatabaseError, UnicodeDecodeError)
+
+
 def _check_soundness(database: sqlite3.Connection) -> None:
-    """Raises sqlite3.DatabaseError when the file is damaged, wherever in it."""
+    """Raises sqlite3.DatabaseError when the file's structure is damaged, wherever in it."""
     (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
     if found != "ok":
         raise sqlite3.DatabaseError(found.splitlines()[-1])
