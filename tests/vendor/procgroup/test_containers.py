@@ -517,6 +517,10 @@ def test_an_engine_that_does_not_remove_is_reported(strays: Strays) -> None:
         ("binary: a\n    container: {}", "roles.a.container: expected only in a role with `image`"),
         ("image: a\n    working_directory: /", "roles.a.working_directory: expected none for an"),
         ("image: a\n    container: {mounts: {x: /x}}", "mounts.x: expected the name of one of"),
+        (
+            "image: a\n    configs: {x: }\n    container: {mounts: {x: /x}}",
+            "group.yaml:6: roles.a.container.mounts.x: expected the name of one of",
+        ),
         ('image: a\n    container: {engine: "\'"}', "container.engine: expected a command"),
         ("image: a\n    container: {network: x}", "expected published or host, not 'x'"),
         ("image: a\n    binary: b", r"not binary and image \(.*group.yaml:5, .*group.yaml:4\)"),

@@ -638,7 +638,7 @@ def _container(read: _Reader, role: dict[str, Any], key: Key) -> Container | Non
     for name, path in read.entries(
         body.get("mounts", {}), (*key, "mounts"), "a mapping of config names to paths"
     ).items():
-        if not isinstance(configs, dict) or name not in configs:
+        if not isinstance(configs, dict) or configs.get(name) is None:  # no value: left out
             raise read.error((*key, "mounts", name), "expected the name of one of the configs")
         mounts[name] = read.text(path, (*key, "mounts", name), "a path in the container")
         if not mounts[name].startswith("/") and not is_template(mounts[name]):
