@@ -27,7 +27,9 @@ from procgroup import (
     UnknownGroup,
     processes,
 )
+from procgroup.blueprint import load
 from procgroup.channel import connect_unix
+from procgroup.preview import resolve
 from procgroup.programs import find_program
 
 from .conftest import (
@@ -543,6 +545,22 @@ def test_working_directory(launch: Launch, write: Write, tmp_path: Path) -> None
     path = write(shell("pwd; exec sleep 1000", "    ready: {log: /}\n"))
     group = launch(path, overrides={"roles": {"a": {"working_directory": "place"}}})
     assert group["a"].log() == f"{tmp_path}/place\n"
+
+
+def test_a_variable_that_is_no_utf_8_arrives_as_it_is(
+    launch: Launch, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ODD", os.fsdecode(b"<\xff>"))
+    odd = "{{ environment.ODD }}"
+    path = write(
+        f"name: x\nhint: '{odd}'\nroles:\n  a:\n    binary: sh\n"
+        f"    args: [-c, 'echo $0 $OWN; cat c; echo done; exec sleep 999', '{odd}']\n"
+        f"    environment: {{OWN: '{odd}'}}\n    configs: {{c: c.txt}}\n    ready: {{log: done}}\n",
+        c__txt=f"{odd}\n",
+    )
+    group = launch(path)
+    assert group["a"].log_path.read_bytes() == b"<\xff> <\xff>\n<\xff>\ndone\n"
+    assert resolve(load(path))["roles"]["a.0"]["configs"] == {"c": os.fsdecode(b"<\xff>\n")}
 
 
 def test_program_that_cannot_run(

@@ -537,6 +537,19 @@ def test_gc_after_a_reboot(state: State) -> None:
 
     registry = Registry(state.directory)
     own = Owner.of(os.getpid())
+def test_paths_that_are_no_utf_8_are_explained(fresh_state: State, tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"lat\xfc")
+    odd.mkdir()
+    blueprint = odd / "group.yaml"
+    blueprint.write_text("name: x\nroles: {a: {binary: sh}}\n")
+    for verb in (("up", "-d"), ("config",)):
+        errors = procgroup(*verb, blueprint, status=1)
+        assert errors == f"procgroup: {str(blueprint)!r}: the blueprint's path must be UTF-8\n"
+    for rest in (("ps",), ("up", "-d", PAIR)):
+        errors = procgroup("--state-dir", odd, *rest, status=1)
+        assert errors == f"procgroup: {str(odd)!r}: the state directory's path must be UTF-8\n"
+
+
     group, _ = registry.register("old", "x", Owner(own.pid, own.started, "b", own.namespace), [])
     assert procgroup("gc") == f"{group} (old): removed\n"
     registry.close()

@@ -12,7 +12,7 @@ import signal
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from procgroup.errors import BlueprintError
+from procgroup.errors import BlueprintError, refuse_other_than_utf8
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -410,6 +410,7 @@ def load(
     None removes a key (but is a value in `variables`), all else replaces. Raises BlueprintError.
     """
     file = Path(os.path.abspath(path))
+    refuse_other_than_utf8(str(file), "blueprint", BlueprintError)
     files: dict[Path, None] = {}
     top, places = _assemble(file, (), files)
     read = _Reader(file, places)

@@ -7,6 +7,14 @@ class ProcgroupError(Exception):
     """Base of the package's errors; its text is meant for a person."""
 
 
+def refuse_other_than_utf8(path: str, what: str, error: type[ProcgroupError]) -> None:
+    """The registry, group.json and scripts hold paths as text. Raises `error`."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise error(f"{path!r}: the {what}'s path must be UTF-8") from None
+
+
 class BlueprintError(ProcgroupError):
     """A blueprint or one of its templates is wrong; names file, line, key and what was expected."""
 

@@ -445,7 +445,8 @@ class Builder:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         if mode & 0o077:
             os.fchmod(descriptor, mode)  # whatever the umask
-        with open(descriptor, "w", encoding="utf-8") as file:
+        # What came from a variable that is no UTF-8 is written as the bytes that it came from.
+        with open(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)
 
 

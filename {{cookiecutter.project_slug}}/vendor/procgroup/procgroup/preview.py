@@ -47,7 +47,8 @@ def resolve(blueprint: Blueprint, supervisor: str | None = None) -> dict[str, An
 def _described(plan: dict[str, Any]) -> dict[str, Any]:
     public = plan["public"]
     configs = {
-        name: Path(path).read_text(encoding="utf-8") for name, path in public["configs"].items()
+        name: Path(path).read_text(encoding="utf-8", errors="surrogateescape")
+        for name, path in public["configs"].items()
     }
     environment = {
         name: value

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from procgroup import processes
-from procgroup.errors import PortsExhausted, RegistryError
+from procgroup.errors import PortsExhausted, RegistryError, refuse_other_than_utf8
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -106,12 +106,18 @@ def current_boot() -> str:
 
 
 def state_directory(explicit: str | os.PathLike[str] | None = None) -> Path:
-    """Where groups and the registry live: as given, $PROCGROUP_STATE_DIR, or the XDG state home."""
+    """Where groups and the registry live: as given, $PROCGROUP_STATE_DIR, or the XDG state home.
+
+    Raises RegistryError when that is no UTF-8.
+    """
     chosen = explicit or os.environ.get("PROCGROUP_STATE_DIR")
     if chosen:
-        return Path(os.path.abspath(os.path.expanduser(chosen)))
-    base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return Path(base) / "procgroup"
+        found = Path(os.path.abspath(os.path.expanduser(chosen)))
+    else:
+        base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+        found = Path(base) / "procgroup"
+    refuse_other_than_utf8(str(found), "state directory", RegistryError)
+    return found
 
 
 def make_state_directory(path: Path) -> None:
