@@ -431,6 +431,15 @@ def test_logs(detached: ProcessGroup) -> None:
 def follow(*arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-u", "-m", "procgroup", "logs", "-f", *map(str, arguments)],
+def test_logs_in_an_encoding_that_lacks_their_characters(
+    detached: ProcessGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with detached["worker"].log_path.open("a", encoding="utf-8") as log:
+        log.write("→ é\n")
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    assert procgroup("logs", "worker", "-n", "1") == "worker.0 | \\u2192 \\xe9\n"
+
+
         env=os.environ | {"PYTHONPATH": str(PACKAGE)},
         stdout=subprocess.PIPE,
         text=True,
