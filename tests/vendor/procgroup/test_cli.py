@@ -143,7 +143,9 @@ def test_set_scale_and_no_start(state: State) -> None:
         "--", sys.executable, "-c", code,
     )  # fmt: skip
     assert output == "True 2 stopped\n"
-    assert "expected ROLE=N" in procgroup("run", PAIR, "--scale", "queue=x", "--", "true", status=1)
+    for number in ("x", "²"):
+        errors = procgroup("run", PAIR, "--scale", f"queue={number}", "--", "true", status=1)
+        assert "expected ROLE=N" in errors
 
 
 def test_ps(detached: ProcessGroup) -> None:
@@ -403,8 +405,8 @@ def test_pause_unpause_and_kill(detached: ProcessGroup) -> None:
     wait_until(lambda: "SIGTERM" in str(worker.status()["exit"]), "the signal arrived")
     worker.wait_ready()
     assert procgroup("kill", "-s", "9", "worker") == "worker.0: SIGKILL\n"
-    assert "there is no such signal" in procgroup("kill", "-s", "NOPE", status=1)
-    assert "there is no such signal" in procgroup("kill", "-s", "35", status=1)
+    for name in ("NOPE", "35", "²"):
+        assert "there is no such signal" in procgroup("kill", "-s", name, status=1)
     worker.stop()
     assert "worker.0 does not run" in procgroup("kill", "-s", "HUP", "worker", status=1)
 
@@ -422,15 +424,13 @@ def test_logs(detached: ProcessGroup) -> None:
     assert procgroup("logs", "worker", "--tail", "0") == ""
     assert procgroup("logs", "worker", "--tail", "all").count("greeted") == 2
     assert procgroup("logs", "worker", "--no-log-prefix", "-n", "1").startswith("greeted ")
-    assert "expected a number of lines, or `all`" in procgroup("logs", "-n", "x", status=2)
+    for number in ("x", "²"):
+        assert "expected a number of lines, or `all`" in procgroup("logs", "-n", number, status=2)
     with detached["worker"].log_path.open("ab") as log:
         log.write(b"\x1b[31mred\x00\xff without end")
     assert procgroup("logs", "worker", "-n", "1") == "worker.0 | red\\x00\ufffd without end\n"
 
 
-def follow(*arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-u", "-m", "procgroup", "logs", "-f", *map(str, arguments)],
 def test_logs_in_an_encoding_that_lacks_their_characters(
     detached: ProcessGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -440,6 +440,9 @@ def test_logs_in_an_encoding_that_lacks_their_characters(
     assert procgroup("logs", "worker", "-n", "1") == "worker.0 | \\u2192 \\xe9\n"
 
 
+def follow(*arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-u", "-m", "procgroup", "logs", "-f", *map(str, arguments)],
         env=os.environ | {"PYTHONPATH": str(PACKAGE)},
         stdout=subprocess.PIPE,
         text=True,
@@ -497,6 +500,8 @@ def test_logs_in_colour_on_a_terminal(detached: ProcessGroup) -> None:
 def test_config_prints_the_resolved_blueprint(fresh_state: State) -> None:
     found = yaml.safe_load(procgroup("config", PAIR, "--set", "greeting=moin"))
     assert found["variables"]["greeting"] == "moin"
+    no_date = yaml.safe_load(procgroup("config", PAIR, "--set", "greeting=2024-13-45"))
+    assert no_date["variables"]["greeting"] == "2024-13-45"
     assert found["roles"]["worker.0"]["command"][-1] == "moin"
     assert "port 20000" in found["roles"]["queue.0"]["configs"]["redis.conf"]
     assert not (fresh_state.directory / "groups").exists()
@@ -532,6 +537,19 @@ def test_a_state_directory_that_cannot_be_is_explained(state: State, tmp_path: P
         assert errors.startswith(f"procgroup: {tmp_path}/file: cannot create the state directory")
 
 
+def test_paths_that_are_no_utf_8_are_explained(fresh_state: State, tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"lat\xfc")
+    odd.mkdir()
+    blueprint = odd / "group.yaml"
+    blueprint.write_text("name: x\nroles: {a: {binary: sh}}\n")
+    for verb in (("up", "-d"), ("config",)):
+        errors = procgroup(*verb, blueprint, status=1)
+        assert errors == f"procgroup: {str(blueprint)!r}: the blueprint's path must be UTF-8\n"
+    for rest in (("ps",), ("up", "-d", PAIR)):
+        errors = procgroup("--state-dir", odd, *rest, status=1)
+        assert errors == f"procgroup: {str(odd)!r}: the state directory's path must be UTF-8\n"
+
+
 def test_gc_removes_directories_that_no_registry_knows(state: State) -> None:
     stray = state.directory / "groups" / "stray"
     stray.mkdir(parents=True)
@@ -546,19 +564,6 @@ def test_gc_after_a_reboot(state: State) -> None:
 
     registry = Registry(state.directory)
     own = Owner.of(os.getpid())
-def test_paths_that_are_no_utf_8_are_explained(fresh_state: State, tmp_path: Path) -> None:
-    odd = tmp_path / os.fsdecode(b"lat\xfc")
-    odd.mkdir()
-    blueprint = odd / "group.yaml"
-    blueprint.write_text("name: x\nroles: {a: {binary: sh}}\n")
-    for verb in (("up", "-d"), ("config",)):
-        errors = procgroup(*verb, blueprint, status=1)
-        assert errors == f"procgroup: {str(blueprint)!r}: the blueprint's path must be UTF-8\n"
-    for rest in (("ps",), ("up", "-d", PAIR)):
-        errors = procgroup("--state-dir", odd, *rest, status=1)
-        assert errors == f"procgroup: {str(odd)!r}: the state directory's path must be UTF-8\n"
-
-
     group, _ = registry.register("old", "x", Owner(own.pid, own.started, "b", own.namespace), [])
     assert procgroup("gc") == f"{group} (old): removed\n"
     registry.close()

@@ -252,7 +252,7 @@ def _patience(text: str) -> float:
 def _line_count(text: str) -> int | None:
     if text == "all":
         return None
-    if not text.isdigit():
+    if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r}: expected a number of lines, or `all`")
     return int(text)
 
@@ -272,12 +272,12 @@ def _launch_arguments(options: argparse.Namespace) -> dict[str, Any]:
         name, value = _pair(text, "--set")
         try:
             variables[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):  # the latter of a date that no calendar has
             variables[name] = value
     roles: dict[str, dict[str, Any]] = {}
     for text in options.scale:
         name, value = _pair(text, "--scale")
-        if not value.isdigit():
+        if not value.isdecimal():
             raise ProcgroupError(f"--scale {text!r}: expected ROLE=N, with N a number")
         roles.setdefault(name, {})["replicas"] = int(value)
     for name in options.no_start:
@@ -646,7 +646,7 @@ def _needed_first(group: ProcessGroup, roles: list[Role]) -> list[Role]:
 
 def _kill(options: argparse.Namespace) -> int:
     name = f"SIG{options.signal.upper().removeprefix('SIG')}"
-    if options.signal.isdigit():
+    if options.signal.isdecimal():
         name = next((each.name for each in signal.Signals if each == int(options.signal)), "")
     if name not in signal.Signals.__members__:
         raise ProcgroupError(f"--signal {options.signal!r}: there is no such signal")
