@@ -153,11 +153,26 @@ def boot_id() -> str:
             return file.read().strip()
     import subprocess
 
-    for command in (["sysctl", "-n", "kern.bootsessionuuid"], ["sysctl", "-n", "kern.boottime"]):
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    for name in ("kern.bootsessionuuid", "kern.boottime"):
+        try:
+            result = subprocess.run(
+                ["sysctl", "-n", name], env=_with_system_programs(),
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+        except OSError:
+            break
         if result.returncode == 0:
             return result.stdout.strip()
     return "unknown"
+
+
+_SYSTEM_PROGRAMS = "/bin:/usr/bin:/usr/sbin:/sbin"
+
+
+def _with_system_programs() -> dict[str, str]:
+    """This environment, in which `ps` and `sysctl` are found whatever PATH is."""
+    path = os.environ.get("PATH") or os.defpath
+    return {**os.environ, "PATH": f"{path}:{_SYSTEM_PROGRAMS}"}
 
 
 def pid_namespace() -> str:
@@ -171,7 +186,9 @@ def pid_namespace() -> str:
 def _ps(*arguments: str) -> list[str]:
     import subprocess
 
-    with subprocess.Popen(["ps", *arguments], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        ["ps", *arguments], env=_with_system_programs(), stdout=subprocess.PIPE, text=True
+    ) as process:
         output, _ = process.communicate()
     own = str(process.pid)  # where pids are listed, ps lists itself
     lines = (line.strip() for line in output.splitlines())
