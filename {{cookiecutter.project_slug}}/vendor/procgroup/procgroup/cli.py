@@ -652,9 +652,10 @@ def _kill(options: argparse.Namespace) -> int:
         raise ProcgroupError(f"--signal {options.signal!r}: there is no such signal")
     with _chosen(options) as group:
         for role in _chosen_roles(group, options.roles):
-            if name == "SIGKILL":
-                role.kill()
-            elif not role.signal(signal.Signals[name]):
+            runs = role.pid is not None
+            if runs and name == "SIGKILL":
+                role.kill()  # and wait until it is dead
+            elif not runs or not role.signal(signal.Signals[name]):
                 raise ProcgroupError(f"{role.label} does not run: nothing to signal")
             print(f"{role.label}: {name}", flush=True)
     return 0
