@@ -432,6 +432,15 @@ def test_logs(detached: ProcessGroup) -> None:
     assert procgroup("logs", "worker", "-n", "1") == "worker.0 | red\\x00\ufffd without end\n"
 
 
+def test_a_broken_group_json_is_named(detached: ProcessGroup) -> None:
+    good = detached.file.read_text()
+    detached.file.write_text("garbage")
+    for verb in ("logs", "restart", "down"):
+        errors = procgroup(verb, "-g", detached.directory, status=1)
+        assert errors == f"procgroup: {detached.directory}: there is no readable group.json\n"
+    detached.file.write_text(good)
+
+
 def test_logs_in_an_encoding_that_lacks_their_characters(
     detached: ProcessGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:

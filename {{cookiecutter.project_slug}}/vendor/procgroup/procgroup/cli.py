@@ -700,6 +700,8 @@ def _gc(options: argparse.Namespace) -> int:
 
 def _logs(options: argparse.Namespace) -> int:
     directory = _chosen_directory(options)
+    if not group_document(str(directory)):
+        raise UnknownGroup(f"{directory}: there is no readable group.json")
     roles = _chosen_roles(Discovery(directory / "group.json"), options.roles)
     coloured = sys.stdout.isatty() and not options.no_color and not os.environ.get("NO_COLOR")
     prefixes = _prefixes([role.label for role in roles], coloured)
