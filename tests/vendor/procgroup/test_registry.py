@@ -102,6 +102,9 @@ def test_exhaustion_is_explained(registry: Registry, monkeypatch: pytest.MonkeyP
         PortsExhausted, match=r"2 port\(s\) wanted, 1 free in 32390-32392: 2 leased"
     ):
         registry.register("b", "b.yaml", own(), requests(2))
+    monkeypatch.setenv("PROCGROUP_PORTS", "32380-32381")
+    with pytest.raises(PortsExhausted, match=r"2 free in 32380-32381: 0 leased"):
+        registry.register("b", "b.yaml", own(), requests(3))
 
 
 @pytest.mark.parametrize("text", ["20000", "a-b", "30000-20000", "1-99999"])

@@ -405,9 +405,10 @@ class Registry:
                     (first + (port - first + 1) % size,),
                 )
                 return found
+        ours = sum(first <= port <= last for port in leased)
         raise PortsExhausted(
             f"{count} port(s) wanted, {len(found)} free in {first}-{last}: "
-            f"{len(leased)} leased to groups (`procgroup ps`), {busy} in use by others. "
+            f"{ours} leased to groups (`procgroup ps`), {busy} in use by others. "
             "Stop some groups or widen PROCGROUP_PORTS"
         )
 
