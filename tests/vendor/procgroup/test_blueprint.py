@@ -300,6 +300,12 @@ def test_missing_program_names_what_was_looked_for(write: Write, tmp_path: Path)
         build(path, tmp_path)
 
 
+def test_a_program_that_lacks_only_its_mode_is_told_apart(write: Write, tmp_path: Path) -> None:
+    path = write("name: x\nroles: {a: {binary: [./nope, ./here]}}\n", here="")
+    with pytest.raises(BlueprintError, match=r"for \./nope, \./here \(which is not executable\)$"):
+        build(path, tmp_path)
+
+
 @pytest.mark.parametrize("value", ["2024-01-01", "[1, [2024-01-01]]", ".inf", "{when: .nan}"])
 def test_variables_must_fit_json(write: Write, tmp_path: Path, value: str) -> None:
     path = write(f"name: x\nvariables:\n  n: 1\n  day: {value}\nroles: {{a: {{binary: sh}}}}")

@@ -12,7 +12,7 @@ from typing import Any
 from procgroup.blueprint import Blueprint, RoleSpec, is_template
 from procgroup.containers import container_name
 from procgroup.errors import BlueprintError, ProcgroupError
-from procgroup.programs import find_program
+from procgroup.programs import describe_missing, find_program
 from procgroup.registry import PortRequest
 from procgroup.supervisors import RUNIT_FINISH, RUNIT_RUN, runit_programs
 
@@ -301,11 +301,12 @@ class Builder:
         if role.python is not None:
             return [sys.executable, "-m", self._text(role.python, context, *key, "python")]
         candidates = [self._text(each, context, *key, "binary") for each in role.binary]
-        program = find_program(candidates, self._base(*key, "binary"))
+        base = self._base(*key, "binary")
+        program = find_program(candidates, base)
         if program is None:
             raise BlueprintError(
                 f"{self.blueprint.where(*key, 'binary')}: no such program; looked for "
-                + ", ".join(candidates)
+                + ", ".join(describe_missing(each, base) for each in candidates)
             )
         return [program]
 

@@ -33,12 +33,22 @@ def find_program(candidates: Iterable[str], relative_to: Path) -> str | None:
     return None
 
 
+def describe_missing(candidate: str, relative_to: Path) -> str:
+    """A candidate that was not found, for a person: a file may be there and lack only its mode."""
+    there = "/" in candidate and os.path.isfile(_path(candidate, relative_to))
+    return f"{candidate} (which is not executable)" if there else candidate
+
+
+def _path(candidate: str, relative_to: Path) -> str:
+    return os.path.abspath(relative_to / os.path.expanduser(candidate))
+
+
 def _resolve(candidate: str, relative_to: Path) -> str | None:
     package, colon, pattern = candidate.partition(":")
     if colon and "/" not in package:
         return _in_package(package, pattern)
     if "/" in candidate:
-        path = os.path.abspath(relative_to / os.path.expanduser(candidate))
+        path = _path(candidate, relative_to)
         return path if os.path.isfile(path) and os.access(path, os.X_OK) else None
     found = shutil.which(candidate)
     return None if found is None else os.path.abspath(found)
