@@ -219,6 +219,19 @@ def test_one_that_died_meanwhile_is_launched_anew(kept_state: State, blueprint: 
     registry.close()
 
 
+@pytest.mark.parametrize("mark", ["garbage", "[]", "\x00"])
+def test_one_whose_mark_is_damaged_is_left_alone(
+    kept_state: State, blueprint: Path, mark: str
+) -> None:
+    one = acquire(blueprint)
+    one.release()
+    (one.group.directory / "kept_by_pytest.json").write_text(mark)
+    two = acquire(blueprint)
+    assert (two.reused, two.replaced) == (False, [])
+    two.release()
+    assert {*procgroup("ps", "-q").split()} == {one.group.id, two.group.id}
+
+
 def test_one_that_another_takes_down_meanwhile_is_launched_anew(
     kept_state: State, blueprint: Path
 ) -> None:

@@ -88,7 +88,7 @@ def acquire(
         if lock is None:
             continue
         try:
-            mark = json.loads(os.read(lock, 65536) or b"{}")
+            mark = _mark(lock)
             if mark.get("purpose") != purpose:
                 os.close(lock)
                 continue
@@ -119,6 +119,15 @@ def acquire(
 def _digest(value: Any) -> str:
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _mark(descriptor: int) -> dict[str, Any]:
+    """What the mark says; empty when it is damaged, so that its group fits nothing."""
+    try:
+        mark = json.loads(os.read(descriptor, 65536))
+    except ValueError:
+        return {}
+    return mark if isinstance(mark, dict) else {}
 
 
 def _locked(path: Path) -> int | None:
