@@ -167,6 +167,8 @@ def _all(value: Any) -> list[Any]:
 )
 @given(document=documents())
 @example(document=GOOD)
+@example(document={"name": "x", "roles": {"a": {"python": "b", "preload": ["é"]}}})
+@example(document={"name": "x", "roles": {"a": {"python": "b", "preload": ["aé"]}}})
 def test_same_verdict(tmp_path_factory: pytest.TempPathFactory, document: Any) -> None:
     path = tmp_path_factory.getbasetemp() / "schema.yaml"
     text = yaml.safe_dump(document)

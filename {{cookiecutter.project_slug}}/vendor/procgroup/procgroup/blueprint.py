@@ -652,7 +652,8 @@ def _container(read: _Reader, role: dict[str, Any], key: Key) -> Container | Non
     )
 
 
-_MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*\Z")
+# As the JSON Schema has it, whose patterns know ASCII alone.
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\Z", re.ASCII)
 
 
 def _preload(read: _Reader, role: dict[str, Any], key: Key) -> tuple[str, ...]:
@@ -661,7 +662,9 @@ def _preload(read: _Reader, role: dict[str, Any], key: Key) -> tuple[str, ...]:
         raise read.error(key, "expected only in a role with `python`")
     for place, module in enumerate(modules):
         if not _MODULE.match(module):
-            raise read.error((*key, place), f"expected a module's dotted name, not {module!r}")
+            raise read.error(
+                (*key, place), f"expected a module's dotted name in ASCII, not {module!r}"
+            )
         if module == role["python"]:
             raise read.error((*key, place), "the role's own module cannot be imported beforehand")
     return modules
