@@ -300,6 +300,26 @@ def test_a_replaced_file_is_noticed(registry: Registry) -> None:
     assert registry.replaced()
 
 
+def test_a_file_that_is_replaced_while_it_is_opened_is_noticed(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is found wrong with the old one is not the new one's fault."""
+    registry.close()
+    prepare = Registry._prepare
+
+    def slow(self: Registry, database: sqlite3.Connection) -> None:
+        prepare(self, database)
+        if aside.exists():
+            return
+        self.path.rename(aside)
+        Registry(self.state_dir).close()
+
+    aside = registry.path.with_name("aside")
+    monkeypatch.setattr(Registry, "_prepare", slow)
+    assert Registry(registry.state_dir).replaced()
+    assert not Registry(registry.state_dir).replaced()
+
+
 def test_a_registry_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RegistryError, match="cannot create the state directory"):

@@ -199,11 +199,13 @@ class Registry:
         self.state_dir = state_dir
         self.path = state_dir / "registry.sqlite3"
         make_state_directory(state_dir)
+        self._inode = 0
         self._database = self._open()
-        self._inode = self.path.stat().st_ino
 
     def _open(self) -> sqlite3.Connection:
         for last in (False, False, True):
+            # Looked at beforehand: a file that is set aside meanwhile is not taken for the new one.
+            inode = self._inode_there()
             try:
                 database = sqlite3.connect(
                     self.path, timeout=30.0, isolation_level=None, check_same_thread=False
@@ -228,6 +230,7 @@ class Registry:
             except RegistryError:
                 database.close()
                 raise
+            self._inode = inode or self._inode_there()
             return database
         raise AssertionError("unreachable")
 
@@ -236,7 +239,6 @@ class Registry:
         self._database.close()
         self._set_aside(error, self.replaced)
         self._database = self._open()
-        self._inode = self.path.stat().st_ino
 
     def _unusable(self, error: Exception) -> RegistryError:
         if _kind(error) in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL):
@@ -276,10 +278,14 @@ class Registry:
 
     def replaced(self) -> bool:
         """Whether the file at this path is no longer the one that was opened."""
+        return self._inode_there() != self._inode
+
+    def _inode_there(self) -> int:
+        """0 while there is no file at this path."""
         try:
-            return self.path.stat().st_ino != self._inode
-        except FileNotFoundError:
-            return True
+            return self.path.stat().st_ino
+        except OSError:
+            return 0
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
