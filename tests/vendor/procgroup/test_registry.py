@@ -320,6 +320,21 @@ def test_a_file_that_is_replaced_while_it_is_opened_is_noticed(
     assert not Registry(registry.state_dir).replaced()
 
 
+def test_a_change_that_sqlite_has_rolled_back_by_itself_is_no_damage(registry: Registry) -> None:
+    """As it may on a full disk; the former words were of the rollback that was then refused."""
+    full = sqlite3.OperationalError("database or disk is full")
+    full.sqlite_errorcode, full.sqlite_errorname = sqlite3.SQLITE_FULL, "SQLITE_FULL"
+
+    def change() -> None:
+        with registry._transaction() as database:
+            database.execute("ROLLBACK")
+            raise full
+
+    with pytest.raises(RegistryError, match="database or disk is full"):
+        change()
+    assert not registry.replaced()
+
+
 def test_a_registry_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RegistryError, match="cannot create the state directory"):

@@ -332,7 +332,8 @@ class Registry:
                 self._check_version(self._database)  # another version may have changed it since
                 yield self._database
             except BaseException:
-                self._database.execute("ROLLBACK")
+                if self._database.in_transaction:  # on a full disk SQLite has rolled back by itself
+                    self._database.execute("ROLLBACK")
                 raise
             self._database.execute("COMMIT")
         except _FAILURES as error:
@@ -470,8 +471,9 @@ def _kind(error: Exception) -> int:
 def _is_damage(error: Exception) -> bool:
     """Whether the file itself may be at fault, rather than a disk, a lock or a permission."""
     if isinstance(error, sqlite3.OperationalError):
-        # A table that is missing or too many, or (without a code) a text that is no UTF-8.
-        return _kind(error) in (0, sqlite3.SQLITE_ERROR)
+        # A table that is missing or too many, or a text that is no UTF-8; these have no code of theirs.
+        text = str(error)
+        return text.startswith(("no such ", "Could not decode")) or text.endswith(" already exists")
     return type(error) in (sqlite3.DatabaseError, UnicodeDecodeError)
 
 
