@@ -613,6 +613,25 @@ def test_ctrl_c_twice(fresh_state: State, way: str) -> None:
     fresh_state.expect_nothing_left()
 
 
+def test_no_wait_for_a_keeper_is_longer_than_a_signal_may_be_late(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that comes between Python's last look and the wait is not heard before the wait ends; seen
+    once, as a second ctrl-C that went unheard while a role was given a thousand seconds to stop."""
+    waits: list[float | None] = []
+    settimeout = socket.socket.settimeout
+
+    def noted(self: socket.socket, seconds: float | None) -> None:
+        waits.append(seconds)
+        settimeout(self, seconds)
+
+    group = launch(FAMILY, variables={"mood": "stubborn", "stop_timeout": 1})
+    monkeypatch.setattr(socket.socket, "settimeout", noted)
+    group.stop(graceful=True)
+    assert len(waits) > 4  # a second, in slices
+    assert all(seconds is not None and seconds <= 0.2 for seconds in waits[1:])
+
+
 def test_a_full_disk_while_rendering(
     fresh_state: State, tmp_path: Path, write: Write, supervisor: str
 ) -> None:

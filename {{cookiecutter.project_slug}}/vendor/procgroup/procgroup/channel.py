@@ -42,7 +42,7 @@ class Channel:
         """The messages that one read completes; sets `closed` at end of file, and at nonsense."""
         try:
             data = self.connection.recv(65536)
-        except (BlockingIOError, InterruptedError):
+        except (BlockingIOError, InterruptedError, TimeoutError):
             return []
         except OSError:
             data = b""

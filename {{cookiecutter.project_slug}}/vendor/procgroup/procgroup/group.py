@@ -31,6 +31,7 @@ _registries: dict[Path, Registry] = {}
 _open_groups: set[ProcessGroup] = set()
 
 _SLACK = 5.0  # seconds beyond a keeper's own time limit until it counts as hung
+_SIGNAL_LATE = 0.2  # seconds, at most, until a signal is heard
 
 
 def _registry(state_dir: Path) -> Registry:
@@ -107,27 +108,32 @@ class _Connection:
                 self._channel.closed = True
             deadline = time.monotonic() + limit
             while not self._channel.closed:
-                self._channel.connection.settimeout(max(0.001, deadline - time.monotonic()))
-                for message in self._channel.receive():
+                if (left := deadline - time.monotonic()) <= 0:
+                    self._channel.closed = True
+                    raise GroupLost(
+                        f"the group's keeper did not answer {name!r} within {limit:.1f} s"
+                    )
+                for message in self._receive(left):
                     self._lost = message.get("lost", self._lost)
                     if message.get("id") == number:
                         if "error" in message:
                             raise _Refused(message)
                         return message["result"]
-                if time.monotonic() > deadline:
-                    break
-            if self._channel.closed:
-                raise GroupLost(
-                    f"the group's keeper is gone ({self._lost}); its processes are gone with it"
-                )
-            raise GroupLost(f"the group's keeper did not answer {name!r} within {limit:.1f} s")
+            raise GroupLost(
+                f"the group's keeper is gone ({self._lost}); its processes are gone with it"
+            )
+
+    def _receive(self, left: float) -> list[dict[str, Any]]:
+        """What arrives within `left` seconds, or a part of them: a signal that comes between Python's
+        last look and the wait is not heard before that ends, and ctrl-C would be lost."""
+        self._channel.connection.settimeout(min(left, _SIGNAL_LATE))
+        return self._channel.receive()
 
     def wait_closed(self, limit: float) -> bool:
         """Wait for the keeper's end, which closes its side."""
         deadline = time.monotonic() + limit
-        while not self._channel.closed and time.monotonic() < deadline:
-            self._channel.connection.settimeout(max(0.001, deadline - time.monotonic()))
-            self._channel.receive()
+        while not self._channel.closed and (left := deadline - time.monotonic()) > 0:
+            self._receive(left)
         return self._channel.closed
 
     def close(self) -> None:
