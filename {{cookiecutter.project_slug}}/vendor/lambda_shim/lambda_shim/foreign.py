@@ -49,8 +49,8 @@ SECRETS = (
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
 )
 ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
-# What Lambda's Python runtimes bring beside the standard library (AWS documentation, "Working with
-# layers for Python Lambda functions"): boto3, and what it stands on.
+# What Lambda's Python runtimes bring beside the standard library (AWS documentation, "Building Lambda
+# functions with Python", "Runtime-included SDK versions"): boto3, and what it stands on.
 BROUGHT = ("boto3", "botocore", "s3transfer", "jmespath", "dateutil", "six", "urllib3")
 DOWNLOAD_TIMEOUT = 60.0  # seconds without a byte
 ENDING_MOST = 5.0  # seconds until processes that do not end on SIGKILL are left to the kernel
