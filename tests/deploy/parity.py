@@ -31,8 +31,8 @@ class Noise(NamedTuple):
     """A difference that is none.
 
     Attributes:
-        type: of the resources it is about; a regular expression.
-        path: the facts it is about, below the resource; a regular expression.
+        type: of the resources it is about, or "template"; a regular expression.
+        path: the facts it is about, below the resource or the template; a regular expression.
         why: for whoever reads the list.
     """
 
@@ -59,9 +59,6 @@ NOISE = (
         "of the CDK, which like osls makes a new version and replaces none; SAM replaces one when its "
         "description alone changes, and could keep it only together with the function",
     ),
-)
-# Of the whole template.
-SECTIONS = (
     Noise("template", "AWSTemplateFormatVersion", "there is but one version"),
     Noise(
         "template", "Parameters", "their values are filled in; a test compares those of each stage"
@@ -79,7 +76,7 @@ OWN = (
 
 def noise_report() -> str:
     """The whole list, for the test's output."""
-    return "\n".join(f"{n.type} {n.path}: {n.why}" for n in (*NOISE, *SECTIONS, *OWN))
+    return "\n".join(f"{n.type} {n.path}: {n.why}" for n in (*NOISE, *OWN))
 
 
 def is_noise(kind: str, path: str) -> bool:
@@ -87,7 +84,7 @@ def is_noise(kind: str, path: str) -> bool:
     return any(
         re.fullmatch(noise.type, kind)
         and re.match(f"({noise.path})(\\.|$)" if noise.path else "", path)
-        for noise in (*NOISE, *SECTIONS)
+        for noise in NOISE
     )
 
 

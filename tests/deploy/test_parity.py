@@ -148,19 +148,23 @@ def mutants(template: Template) -> Iterator[tuple[str, str, str, Template]]:
     for section in ("Resources", "Conditions", "Outputs"):
         for logical_id, entry in template.get(section, {}).items():
             for path, value in leaves(entry):
-                place = changing = copy.deepcopy(entry)
-                *parents, last = path.split(".")
-                for key in joined(place, parents):
-                    place = place[key]
-                key = int(last) if isinstance(place, list) else last
-                place[key] = changed(value)
-                changed_section = {**template[section], logical_id: changing}
-                yield section, logical_id, path, {**template, section: changed_section}
+                way = [section, logical_id, *joined(entry, path)]
+                yield section, logical_id, path, with_value(template, way, changed(value))
 
 
-def joined(place: Any, parents: list[str]) -> Iterator[Any]:
+def with_value(template: Template, way: list[Any], value: Any) -> Template:
+    """The template with another value at the end of this way down."""
+    section, logical_id, *keys, last = way
+    place = changing = copy.deepcopy(template[section][logical_id])
+    for key in keys:
+        place = place[key]
+    place[last] = value
+    return {**template, section: {**template[section], logical_id: changing}}
+
+
+def joined(place: Any, path: str) -> Iterator[Any]:
     """The keys on the way down; a key may hold dots itself."""
-    rest = list(parents)
+    rest = path.split(".")
     while rest:
         if isinstance(place, list):
             key: Any = int(rest.pop(0))
@@ -318,11 +322,7 @@ def test_a_reference_that_is_but_text_is_reported(
             if is_noise(resource["Type"], ".".join(map(str, way))):
                 continue
             tried += 1
-            place = changing = copy.deepcopy(resource)
-            for key in way[:-1]:
-                place = place[key]
-            place[way[-1]] = text
-            mutant = {**template, "Resources": {**template["Resources"], logical_id: changing}}
+            mutant = with_value(template, ["Resources", logical_id, *way], text)
             if not any(
                 differences(below(top, known), facts(mutant, values, logical_id))
                 for values, known in stages

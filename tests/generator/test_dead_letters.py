@@ -70,6 +70,17 @@ def client(service: str, aws: dict[str, str]) -> Any:
     )
 
 
+def dead_letters(variables: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The service's own command, with these environment variables."""
+    return subprocess.run(
+        [sys.executable, "-m", "statement_service.shims.cli", "dead-letters", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=variables,
+    )
+
+
 def test_a_parked_message_of_a_stage_is_redriven(
     bake: Callable[..., BakedProject], aws: dict[str, str]
 ) -> None:
@@ -77,14 +88,7 @@ def test_a_parked_message_of_a_stage_is_redriven(
     variables = environment(**aws) | {"PYTHONPATH": service.imports}
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        module = ["-m", "statement_service.shims.cli", "dead-letters", "--stage", "dev"]
-        return subprocess.run(
-            [sys.executable, *module, *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=variables,
-        )
+        return dead_letters(variables, "--stage", "dev", *arguments)
 
     process = run("ls")
     assert process.returncode == 1
@@ -119,14 +123,9 @@ def test_what_sqs_dead_lettered_is_found_by_its_business_id(
     (tmp_path / "m2.json").write_text(json.dumps(never_decoded | {"message_id": "m2", "body": "}"}))
 
     def listed(*filters: str) -> dict[str, str | None]:
-        module = ["-m", "statement_service.shims.cli", "dead-letters"]
-        process = subprocess.run(
-            [sys.executable, *module, "--records", f"file://{tmp_path}", "ls", "--json", *filters],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=environment(PYTHONPATH=service.imports),
-        )
+        variables = environment(PYTHONPATH=service.imports)
+        store = ["--records", f"file://{tmp_path}"]
+        process = dead_letters(variables, *store, "ls", "--json", *filters)
         assert process.returncode == 0, process.stderr
         return {each["key"]: each["business_id"] for each in json.loads(process.stdout)}
 

@@ -63,11 +63,7 @@ def announce(before: dict[str, bytes], after: dict[str, bytes]) -> bool:
     ours = edited(before)
     gone = sorted(name for name in before if name not in after and (PROJECT / name).is_file())
     new = after.keys() - before.keys()
-    taken = {
-        name
-        for name in new
-        if (path := PROJECT / name).is_file() and path.read_bytes() != after[name]
-    }
+    taken = edited({name: after[name] for name in new})
     print("New: " + ", ".join(sorted(new - taken)))
     if taken:
         print("New, and you have your own (a conflict to settle): " + ", ".join(sorted(taken)))

@@ -306,15 +306,19 @@ def launcher(state: State, way: str) -> Iterator[Callable[..., Launcher]]:
         one.close()
 
 
+def kill_at_once(*pids: int) -> None:
+    """Kill processes, stopped first, so that none can react to another's death."""
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in pids:
+            os.kill(pid, number)
+
+
 def kill_all_that_watch(*launchers: Launcher) -> None:
-    """Kill launcher, keeper and warden, stopped first, so that none can react to another's death.
+    """Kill launcher, keeper and warden, keeper and warden at once.
 
     Comes back when the keepers have quite ended: until then a sweep leaves their groups to them.
     """
-    watching = [each.facts[name] for each in launchers for name in ("keeper", "warden")]
-    for number in (signal.SIGSTOP, signal.SIGKILL):
-        for pid in watching:
-            os.kill(pid, number)
+    kill_at_once(*(each.facts[name] for each in launchers for name in ("keeper", "warden")))
     for each in launchers:
         each.kill()
     documents = [group_document(each.facts["directory"]) for each in launchers]

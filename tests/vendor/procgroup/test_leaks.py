@@ -36,6 +36,7 @@ from .conftest import (
     expect_free,
     free,
     kill_all_that_watch,
+    kill_at_once,
     processes_of,
     sweep_now,
     wait_until,
@@ -160,9 +161,7 @@ def test_kill_9_of_keeper_and_warden_is_cleared_by_the_launchers_own_stop(
     pids = descendants_in(str(group.directory))
     keeper = json.loads(group.file.read_text())["keeper"]["pid"]
     warden = int(Path(f"/proc/{keeper}/stat").read_text().rpartition(")")[2].split()[1])
-    for number in (signal.SIGSTOP, signal.SIGKILL):
-        for pid in (keeper, warden):
-            os.kill(pid, number)
+    kill_at_once(keeper, warden)
     with pytest.raises(GroupLost, match="keeper is gone"):
         wait_until(lambda: group["parent"].state == "never", "the loss is noticed")
     group.stop()
@@ -186,9 +185,7 @@ def test_kill_9_of_keeper_and_warden_is_swept_though_the_launcher_lives(
         facts = launcher(FAMILY).facts
         directory = Path(facts["directory"])
     pids = descendants_in(str(directory))
-    for number in (signal.SIGSTOP, signal.SIGKILL):
-        for name in ("keeper", "warden"):
-            os.kill(facts[name], number)
+    kill_at_once(facts["keeper"], facts["warden"])
     wait_until(lambda: not alive(facts["keeper"]) and not alive(facts["warden"]), "both are dead")
     if sweeper == "gc":
         sweep_now(state)
@@ -844,9 +841,7 @@ def test_cleanup_runs_for_a_group_whose_keeper_and_warden_were_killed(
     group = launch(tmp_path / "group.yaml")
     keeper = json.loads(group.file.read_text())["keeper"]["pid"]
     warden = processes.parents()[keeper]
-    for number in (signal.SIGSTOP, signal.SIGKILL):
-        for pid in (keeper, warden):
-            os.kill(pid, number)
+    kill_at_once(keeper, warden)
     group.stop()
     assert len(cleaned()) == 1
 

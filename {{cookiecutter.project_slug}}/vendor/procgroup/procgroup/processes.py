@@ -156,9 +156,12 @@ def boot_id() -> str:
     for name in ("kern.bootsessionuuid", "kern.boottime"):
         try:
             result = subprocess.run(
-                ["sysctl", "-n", name], env=_with_system_programs(),
-                capture_output=True, text=True, check=False,
-            )  # fmt: skip
+                ["sysctl", "-n", name],
+                env=_with_system_programs(),
+                capture_output=True,
+                text=True,
+                check=False,
+            )
         except OSError:
             break
         if result.returncode == 0:
