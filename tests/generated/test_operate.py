@@ -27,6 +27,7 @@ def same(text: str) -> list[str]:
     text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "ID", text)
     text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+\+00:00", "TIME", text)
     text = re.sub(r"\b\d+s\b", "AGE", text)
+    text = re.sub(r"\S+/groups/\w+/", "GROUP/", text)
     return [" ".join(line.split()) for line in text.strip().splitlines()]
 
 

@@ -96,6 +96,13 @@ def test_a_parked_message_of_a_stage_is_redriven(
     assert "Traceback" not in process.stderr
 
     cloudformation = client("cloudformation", aws)
+    # As a stack is whose first deployment has failed, or goes on.
+    without_outputs = json.dumps({"Resources": STACK["Resources"]})
+    cloudformation.create_stack(StackName="statement-service-qa", TemplateBody=without_outputs)
+    process = dead_letters(variables, "--stage", "qa", "ls")
+    assert process.returncode == 1
+    said = "statement-service-qa has no record store: its status is CREATE_COMPLETE\n"
+    assert process.stderr == said
     cloudformation.create_stack(StackName="statement-service-dev", TemplateBody=json.dumps(STACK))
     (stack,) = cloudformation.describe_stacks(StackName="statement-service-dev")["Stacks"]
     outputs = {each["OutputKey"]: each["OutputValue"] for each in stack["Outputs"]}

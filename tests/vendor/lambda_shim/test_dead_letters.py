@@ -161,6 +161,31 @@ def test_show_tells_everything(varied: Desk, capsys: pytest.CaptureFixture[str])
     assert varied("show", "--json", "b") == 0
     assert json.loads(capsys.readouterr().out)["reason"] == "run_failed"
     assert varied("show", "nothing") == 1
+    assert not {"group", "pool", "attributes"} & set(out.split())
+
+
+def test_show_tells_of_group_pool_and_attributes(
+    memory: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attributes = {
+        "tenant": {"stringValue": "acme\x1b[2J", "dataType": "String"},
+        "seal": {"binaryValue": "AAE=", "dataType": "Binary"},
+    }
+    memory.put(
+        "a",
+        pool="billing",
+        attributes={"MessageGroupId": "g7"},
+        message_attributes=attributes,
+    )
+    assert memory("show", "a") == 0
+    out = capsys.readouterr().out
+    for line in (
+        "       group  g7\n",
+        "        pool  billing\n",
+        "  tenant  acme\N{REPLACEMENT CHARACTER}[2J\n",
+        "  seal  AAE=\n",
+    ):
+        assert line in out
 
 
 def test_what_sqs_dead_lettered_has_its_messages_business_id(

@@ -462,13 +462,36 @@ def test_the_sweep_finds_a_task_that_vanished_without_an_event(overflow: Overflo
 
 def test_the_sweep_finds_a_lease_that_ran_out(overflow: Overflow) -> None:
     overflow.dispatch(dead_event("a"))
-    overflow.records.claim("a", "a.1", 60)
+    overflow.records.claim("a", "a task of which nothing is known", 60, "its log")
     overflow.clock.time += 59
     overflow.dispatch(TICK)
     assert overflow.record("a").state == RUNNING
     overflow.clock.time += 2
     overflow.dispatch(TICK)
     assert (overflow.record("a").state, overflow.record("a").runs) == (WAITING, 1)
+    assert overflow.record("a").log == "its log"
+
+
+def test_a_lease_that_ran_out_is_left_to_a_task_that_runs(overflow: Overflow) -> None:
+    """Its job may be in a long call into C, in which no heartbeat beats."""
+    overflow.dispatch(dead_event("a"))
+    claimed = overflow.records.claim("a", "a.1", 60)
+    assert claimed is not None
+    overflow.clock.time += 3600
+    overflow.dispatch(TICK)
+    assert overflow.record("a").state == RUNNING
+    overflow.records.complete("a", claimed[1])
+    assert overflow.records.get("a") is None
+
+
+def test_a_lease_that_ran_out_is_taken_from_a_task_that_has_ended(overflow: Overflow) -> None:
+    overflow.dispatch(dead_event("a"))
+    overflow.records.claim("a", "a.1", 60)
+    overflow.clock.time += 61
+    overflow.launcher.gone[overflow.launcher.arns["a.1"]] = Stopped("OutOfMemoryError")
+    overflow.dispatch(TICK)
+    record = overflow.record("a")
+    assert (record.state, record.runs, record.error) == (WAITING, 1, "OutOfMemoryError")
 
 
 def test_the_sweep_launches_what_no_pointer_told_of(overflow: Overflow) -> None:

@@ -162,7 +162,8 @@ def test_what_is_not_registered_does_not_run_either_when_it_is_handed_to_the_run
     assert launcher.launches == []
     (record,) = records.list()
     assert (record.state, record.reason) == (PARKED, "not_registered")
-    assert [event.event for event in record.history] == ["parked", "waiting", "parked"]
+    story = ["dead_lettered", "parked", "waiting", "parked"]
+    assert [event.event for event in record.history] == story
 
 
 def test_what_has_been_registered_since_runs_when_it_is_handed_to_the_runner() -> None:
@@ -188,13 +189,49 @@ def test_a_function_that_keeps_failing_keeps_nobody_else_from_running() -> None:
     ]
 
 
-def test_a_destination_tells_what_the_function_said() -> None:
-    body = {
-        "requestContext": {"functionArn": FUNCTION},
-        "requestPayload": {},
-        "responsePayload": {"errorType": "KeyError", "errorMessage": "'iban'"},
-    }
-    assert dispatched(direct(body)).error == "KeyError: 'iban'"
+def from_destination(condition: str | None = "RetriesExhausted", **response: Any) -> dict[str, Any]:
+    request = {"functionArn": FUNCTION, "condition": condition}
+    return direct({"requestContext": request, "requestPayload": {}, "responsePayload": response})
+
+
+UNTOLD = "its function failed or was not called; the dead letter does not tell why"
+
+
+@pytest.mark.parametrize(
+    ("message", "error"),
+    [
+        (from_destination(errorType="KeyError", errorMessage="'iban'"), "KeyError: 'iban'"),
+        (
+            from_destination(errorMessage="Task timed out after 3.00 s"),
+            "Task timed out after 3.00 s",
+        ),
+        (from_destination("EventAgeExceeded"), "EventAgeExceeded"),
+        (from_destination(None, errorMessage=7), UNTOLD),
+        (direct(S3_EVENT, CODES), "boom"),
+        (
+            direct(
+                {}, {"RULE_ARN": RULE, "ERROR_CODE": "NO_PERMISSIONS", "ERROR_MESSAGE": "may not"}
+            ),
+            "NO_PERMISSIONS: may not",
+        ),
+        (direct(NOTE), UNTOLD),
+        (redriven(QUEUE), UNTOLD),
+    ],
+)
+def test_what_a_dead_letter_says_of_the_failure_is_the_records_error(
+    message: dict[str, Any], error: str
+) -> None:
+    record = dispatched(message)
+    assert (record.state, record.error) == (WAITING, error)
+
+
+def test_what_is_not_registered_keeps_what_was_said_of_the_failure() -> None:
+    request = {"functionArn": f"{FUNCTION}-2"}
+    response = {"errorType": "KeyError", "errorMessage": "'iban'"}
+    body = {"requestContext": request, "requestPayload": {}, "responsePayload": response}
+    record = dispatched(direct(body))
+    assert (record.state, record.reason) == (PARKED, "not_registered")
+    assert record.history[0].detail == "KeyError: 'iban'"
 
 
 def test_the_services_own_messages_stay_its_own() -> None:
@@ -296,6 +333,7 @@ class Aws:
         self.seen = directory / "seen.json"
         self.opt = directory / "opt"
         self.opt.mkdir()
+        self.has_opt = True
         self.records = Records(MemoryObjects())
 
     def serve(self, code: bytes = CODE, **changes: Any) -> None:
@@ -331,7 +369,7 @@ class Aws:
         body = {"requestContext": {"functionArn": FUNCTION}, "requestPayload": event}
         record = dead_letter(state=WAITING, pool="billing", body=json.dumps(body))
         self.records.put(record)
-        job = functions(registry(), self.client, str(self.opt))
+        job = functions(registry(), self.client, str(self.opt) if self.has_opt else None)
         runner = Runner(
             self.records, "m1.1", lambda: job, "billing", settings=RunnerSettings(**settings)
         )
@@ -399,6 +437,17 @@ def test_a_function_runs_with_its_code_layers_environment_and_event(
     assert list(aws.opt.iterdir()) == []  # the next function's layers lie there alone
 
 
+def test_without_a_directory_of_the_tasks_own_layers_lie_beside_the_code(aws: Aws) -> None:
+    """On a person's machine /opt is theirs, even when it is empty."""
+    aws.has_opt = False
+    aws.serve()
+    assert aws.run({"bill": 7}) == 0
+    told = aws.told()
+    assert told["layered"] == "of the layer"
+    layers = str(Path(told["cwd"]).with_name("opt"))
+    assert f"{layers}/python" in told["environ"]["PYTHONPATH"].split(":")
+
+
 def serve_app(aws: Aws, source: str, **changes: Any) -> None:
     """A function of one module, without layers."""
     variables = {"Variables": {"SEEN": str(aws.seen)}}
@@ -406,6 +455,39 @@ def serve_app(aws: Aws, source: str, **changes: Any) -> None:
         zipped(app=source),
         **{"Handler": "app.handle", "Layers": [], "Environment": variables} | changes,
     )
+
+
+RETURNING = """
+import decimal, json, os
+async def coroutine():
+    pass
+def generator():
+    yield
+def handle(event, context):
+    json.dump(event, open(os.environ["SEEN"], "w"))
+    return {"coroutine": coroutine, "generator": generator, "set": lambda: {1},
+            "bytes": lambda: b"1", "decimal": lambda: [decimal.Decimal("1.5")]}[event]()
+"""
+
+
+@pytest.mark.parametrize("answer", ["coroutine", "generator", "set"])
+def test_an_answer_that_lambda_refuses_is_a_failed_run(aws: Aws, answer: str) -> None:
+    """Above all the coroutine of an ``async`` handler, which nobody has awaited."""
+    serve_app(aws, RETURNING)
+    assert aws.run(answer) == 1
+    assert aws.told() == answer
+    assert aws.record().state == WAITING
+    assert (
+        aws.record().error
+        == f"FunctionFailed: TypeError: Unable to marshal response: {answer} is no JSON"
+    )
+
+
+@pytest.mark.parametrize("answer", ["bytes", "decimal"])
+def test_an_answer_that_lambda_takes_is_done(aws: Aws, answer: str) -> None:
+    serve_app(aws, RETURNING)
+    assert aws.run(answer) == 0
+    assert aws.records.get("m1") is None
 
 
 BOTO3 = """

@@ -331,6 +331,24 @@ def test_sigterm_during_the_wait_for_a_retry(records: Records) -> None:
     assert (get(records).state, get(records).runs) == (WAITING, 0)
 
 
+def test_what_a_job_forks_ends_on_sigterm(records: Records) -> None:
+    """As multiprocessing's children do, and as they would on Lambda."""
+    ended: list[int] = []
+
+    def job(record: DeadLetterRecord, run: Run) -> None:
+        if (child := os.fork()) == 0:
+            try:
+                time.sleep(PATIENCE)
+            finally:
+                os._exit(0)
+        os.kill(child, signal.SIGTERM)
+        ended.append(os.waitpid(child, 0)[1])
+
+    put(records)
+    assert runner(records, job).run("m1") == 0
+    assert os.WTERMSIG(ended[0]) == signal.SIGTERM
+
+
 # -- the lease
 
 

@@ -3,7 +3,7 @@
 ::
 
     dead-letters ls                             of the process group that runs here
-    dead-letters --stage prod ls                of a deployed stage, with the caller's credentials
+    dead-letters --stage production ls          of a deployed stage, with the caller's credentials
     dead-letters --records s3://bucket/ ls      of any record store
 """
 
@@ -63,7 +63,9 @@ def deployed(stage: str) -> Tools:
         (found,) = cloudformation.describe_stacks(StackName=stack)["Stacks"]
     except cloudformation.exceptions.ClientError as error:
         raise NotFound(f"{stack}: {error}") from None
-    outputs = {each["OutputKey"]: each["OutputValue"] for each in found["Outputs"]}
+    outputs = {each["OutputKey"]: each["OutputValue"] for each in found.get("Outputs", ())}
+    if "RecordsBucket" not in outputs:
+        raise NotFound(f"{stack} has no record store: its status is {found['StackStatus']}")
     return Tools(
         open_records(f"s3://{outputs['RecordsBucket']}/"),
         cache(queue_of),

@@ -36,7 +36,7 @@ from lambda_shim.dead_letters import (
     in_order,
     type_of,
 )
-from lambda_shim.records import DeadLetterRecord, Records, open_records, record_key
+from lambda_shim.records import OWN, DeadLetterRecord, Records, open_records, record_key
 from lambda_shim.sqs import region_of
 
 if TYPE_CHECKING:
@@ -355,8 +355,16 @@ def _show(records: Records, key: str, as_json: bool, decode: Decode | None) -> i
         "function": f"{record.function} {record.request_id}".strip(),
         "log": record.log or "-",
     }
+    if group := record.attributes.get("MessageGroupId"):
+        fields["group"] = str(group)
+    if record.pool != OWN:
+        fields["pool"] = record.pool
     for name, value in fields.items():
         print(f"{name:>12}  {printable(value)}")
+    if record.message_attributes:
+        print("\nattributes")
+    for name, attribute in record.message_attributes.items():
+        print(printable(f"  {name}  {_text_of(attribute)}"))
     print("\nhistory")
     for event in record.history:
         print(printable(f"  {event.at}  {event.event:<14} {event.detail}").rstrip())
@@ -364,6 +372,13 @@ def _show(records: Records, key: str, as_json: bool, decode: Decode | None) -> i
         print(f"\n{printable(record.traceback, lines=True)}")
     print(f"\nbody\n{printable(record.body, lines=True)}")
     return 0
+
+
+def _text_of(attribute: Any) -> str:
+    """A message attribute's value; one of bytes as the base64 that it is recorded as."""
+    if not isinstance(attribute, dict):
+        return str(attribute)
+    return str(attribute.get("stringValue") or attribute.get("binaryValue") or "")
 
 
 def _all_of(record: DeadLetterRecord, decode: Decode | None) -> dict[str, Any]:

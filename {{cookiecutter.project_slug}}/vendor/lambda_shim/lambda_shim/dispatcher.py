@@ -37,6 +37,7 @@ from lambda_shim.records import (
     changed,
     parked,
     run_failed,
+    with_reason,
 )
 
 log = logging.getLogger("lambda_shim")
@@ -204,9 +205,9 @@ class Dispatcher:
         if self.launcher is None and not self.tasks_wanted:
             return parked(record, record.reason, record.error)
         if self.launcher is None:
-            return parked(_told(record), dead_letters.NO_RUNNER, NO_RUNNER)
+            return parked(with_reason(record), dead_letters.NO_RUNNER, NO_RUNNER)
         if self.budget.circuit(record.pool, budget) == OPEN:
-            return parked(_told(record), dead_letters.CIRCUIT_OPEN, record.error)
+            return parked(with_reason(record), dead_letters.CIRCUIT_OPEN, record.error)
         return record
 
     def _take(self, message: dict[str, Any], budget: Budget, context: object) -> None:
@@ -304,18 +305,19 @@ class Dispatcher:
         budget = self.budget.read()
         now = self.clock()
         arns = {task.arn: launch for launch, task in budget.tasks.items() if task.arn is not None}
-        if arns and self.launcher is not None:
-            for arn, how in self._ended(list(arns)).items():
-                if how.failed != UNKNOWN_TASK or (
-                    now - budget.tasks[arns[arn]].booked_at > UNKNOWN_MOST
-                ):
-                    self.task_ended(arns[arn], arn, how)
+        ended = self._ended(list(arns))
+        for arn, how in (ended or {}).items():
+            if how.failed != UNKNOWN_TASK or (
+                now - budget.tasks[arns[arn]].booked_at > UNKNOWN_MOST
+            ):
+                self.task_ended(arns[arn], arn, how)
+        alive = set() if ended is None else {arns[arn] for arn in arns.keys() - ended.keys()}
         for launch, task in budget.tasks.items():
             if task.arn is None and now - task.booked_at > ANSWER_MOST:
                 self._ask(Launch(launch, task.key, task.pool, task.booked_at, task.subnet))
         for key in list(self.records.running()):
             with _unreadable_told(key):
-                self._sweep_running(key)
+                self._sweep_running(key, alive)
         if self.launcher is None:
             # Left by an earlier deployment, which had tasks.
             for launch, task in budget.tasks.items():
@@ -328,13 +330,15 @@ class Dispatcher:
                     if record is None or record.state != WAITING:
                         self.records.forget_marker(waiting.marker)
 
-    def _ended(self, arns: list[str]) -> Mapping[str, Stopped]:
-        assert self.launcher is not None
+    def _ended(self, arns: list[str]) -> Mapping[str, Stopped] | None:
+        """See Launcher; None: nobody tells."""
+        if not arns or self.launcher is None:
+            return None
         try:
             return self.launcher.ended(arns)
         except Exception:  # the rest of the sweep depends on nobody's answer
             log.exception("not known which tasks have ended; the next sweep asks again")
-            return {}
+            return None
 
     def _waiting(self) -> list[Waiting]:
         """In pools that nothing is registered for, too."""
@@ -352,11 +356,14 @@ class Dispatcher:
             OldestWaitingRecord=int(self.records.longest_wait(waiting)),
         )
 
-    def _sweep_running(self, key: str) -> None:
+    def _sweep_running(self, key: str, alive: set[str]) -> None:
+        """Take a record from whoever let its lease run out; not from a task that is alive, as far as
+        ECS tells: a long call into C may keep its heartbeat from beating."""
+
         def expire(record: DeadLetterRecord | None) -> DeadLetterRecord | _Keep:
             if record is None or record.state != RUNNING or record.lease is None:
                 return KEEP
-            if record.lease.until > self.clock():
+            if record.lease.until > self.clock() or record.lease.task in alive:
                 return KEEP
             failed = f"the lease of {record.lease.task} ran out"
             return self._run_failed(record, failed)
@@ -479,11 +486,6 @@ def _unreadable_told(key: str) -> Iterator[None]:
         yield
     except msgspec.DecodeError as error:
         log.error("no record, left alone: %s", error, extra={"message_id": key})
-
-
-def _told(record: DeadLetterRecord) -> DeadLetterRecord:
-    """The record, about to be parked for another reason: its first one stays in the history."""
-    return record if record.history else changed(record, record.reason, record.error)
 
 
 def _dead_letter(message: dict[str, Any], context: object) -> DeadLetterRecord:

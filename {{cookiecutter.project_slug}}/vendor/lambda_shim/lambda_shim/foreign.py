@@ -107,7 +107,7 @@ def download(url: str) -> IO[bytes]:
 def functions(
     registry: Registry,
     client: Any = None,
-    opt: str = "/opt",
+    opt: str | None = None,
     fetch: Callable[[str], IO[bytes]] = download,
 ) -> Job:
     """The job that runs whatever function is registered for a record.
@@ -115,8 +115,9 @@ def functions(
     Args:
         registry: what may run.
         client: boto3's for Lambda.
-        opt: where layers are unpacked, if it is empty and can be written to; it is emptied again.
-            Otherwise another place serves all code that finds its modules by ``sys.path``.
+        opt: where layers are unpacked, which nobody else uses, if it is empty and can be written to;
+            it is emptied again. Otherwise another place serves all code that finds its modules by
+            ``sys.path``.
         fetch: for tests.
     """
 
@@ -150,9 +151,9 @@ def functions(
 
 
 @contextmanager
-def _own_directory(wanted: str, within: str) -> Iterator[str]:
+def _own_directory(wanted: str | None, within: str) -> Iterator[str]:
     """A directory that was empty before and is empty again: the one wanted, or else a new one."""
-    if not os.access(wanted, os.W_OK) or os.listdir(wanted):
+    if wanted is None or not os.access(wanted, os.W_OK) or os.listdir(wanted):
         wanted = os.path.join(within, "opt")
         os.mkdir(wanted)
     try:

@@ -13,6 +13,7 @@ import os
 import sys
 import traceback
 from contextlib import suppress
+from decimal import Decimal
 from typing import Any
 
 # "No limit of time" for code that asks: a year, in milliseconds.
@@ -38,6 +39,18 @@ class LambdaContext:
         return REMAINING
 
 
+def marshal(answer: Any) -> str:
+    """JSON, where Lambda's runtime client makes JSON of it; else TypeError, as there: what a coroutine
+    would have done, say, has not been done."""
+
+    def number(value: Any) -> float:
+        if isinstance(value, Decimal):
+            return float(value)
+        raise TypeError(f"Unable to marshal response: {type(value).__name__} is no JSON")
+
+    return json.dumps(answer, default=number)
+
+
 def main(path: str) -> None:
     """Read the call from this file; write what became of it where the call says."""
     with open(path, encoding="utf-8") as file:
@@ -47,8 +60,8 @@ def main(path: str) -> None:
     try:
         module, _, name = os.environ["_HANDLER"].rpartition(".")
         handler = getattr(importlib.import_module(module.replace("/", ".")), name)
-        answer = {"returned": handler(call["event"], LambdaContext(call))}
-        text = json.dumps(answer, default=str)
+        returned = handler(call["event"], LambdaContext(call))
+        text = marshal({"returned": None if isinstance(returned, bytes) else returned})
     except BaseException as error:
         answer = {
             "error": "".join(traceback.format_exception_only(type(error), error)).strip(),

@@ -482,13 +482,16 @@ class Records:
 
     # -- the life of an open record
 
-    def claim(self, key: str, task: str, seconds: float) -> tuple[DeadLetterRecord, str] | None:
+    def claim(
+        self, key: str, task: str, seconds: float, log: str | None = None
+    ) -> tuple[DeadLetterRecord, str] | None:
         """Take a waiting record up.
 
         Args:
             key: which.
             task: the claimer's launch.
             seconds: how long the lease is, unless it is renewed.
+            log: where the claimer's log lies.
 
         Returns the record and the lease's owner, to be named in all that follows; None when it is
         not waiting, or not due after a failed run.
@@ -501,7 +504,8 @@ class Records:
             if record is None or not record.due(self.clock()):
                 return KEEP
             lease = Lease(owner, task, self.clock() + seconds)
-            return changed(record, "claimed", task, state=RUNNING, lease=lease)
+            where = log or record.log
+            return changed(record, "claimed", task, state=RUNNING, lease=lease, log=where)
 
         record = self.update(key, take)
         if record is None or record.state != RUNNING or record.lease is None:
@@ -566,6 +570,11 @@ def parked(record: DeadLetterRecord, reason: str, error: str, **fields: Any) -> 
         parked_at=now(),
         **fields,
     )
+
+
+def with_reason(record: DeadLetterRecord) -> DeadLetterRecord:
+    """The record, about to be parked for another reason, with its first one in the history."""
+    return record if record.history else changed(record, record.reason, record.error)
 
 
 def run_failed(

@@ -31,7 +31,7 @@ import msgspec
 
 from lambda_shim.bodies import fields_of
 from lambda_shim.contract import encodable
-from lambda_shim.records import NOBODY, NOT_REGISTERED, OWN, DeadLetterRecord, parked
+from lambda_shim.records import NOBODY, NOT_REGISTERED, OWN, DeadLetterRecord, parked, with_reason
 
 log = logging.getLogger("lambda_shim")
 
@@ -125,13 +125,14 @@ class Registry:
         source = record.attributes.get("DeadLetterQueueSourceArn")
         if source in self.own:
             return msgspec.structs.replace(record, pool=OWN)
+        if not record.history:  # new: all that is known of the failure is the dead letter
+            record = msgspec.structs.replace(record, error=_error_in(record))
         target = self.target(record)
         if target is None:
             found = ", ".join(candidate.source for candidate in candidates(record)) or "no source"
             why = encodable(f"no function is registered for {found}")
-            return parked(record, NOT_REGISTERED, why, pool=NOBODY)
-        error = _error_in(record) or record.error
-        return msgspec.structs.replace(record, pool=target.function.pool, error=error)
+            return parked(with_reason(record), NOT_REGISTERED, why, pool=NOBODY)
+        return msgspec.structs.replace(record, pool=target.function.pool)
 
     def target(self, record: DeadLetterRecord) -> Target | None:
         """What to run; None when nothing is registered."""
@@ -142,14 +143,23 @@ class Registry:
         return None
 
 
-def _error_in(record: DeadLetterRecord) -> str | None:
-    """What the function's last failure said, as an on-failure destination or a DeadLetterConfig tells
-    it; SQS itself tells nothing."""
-    try:
-        response = (fields_of(record.body) or {})["responsePayload"]
-        return encodable(f"{response['errorType']}: {response['errorMessage']}")
-    except (TypeError, KeyError):
-        return _attribute(record, "ErrorMessage")
+def _error_in(record: DeadLetterRecord) -> str:
+    """What another service's dead letter says of the failure. An on-failure destination says it in the
+    body, a rule and a function's DeadLetterConfig in attributes; a queue and a topic say nothing."""
+    body = fields_of(record.body) or {}
+    names = ("ERROR_CODE", "ERROR_MESSAGE", "ErrorMessage")
+    attributes = {name: _attribute(record, name) for name in names}
+
+    def texts(said: Any, *names: str) -> str:
+        found = [said.get(name) for name in names] if isinstance(said, dict) else []
+        return ": ".join(text for text in found if isinstance(text, str))
+
+    return encodable(
+        texts(body.get("responsePayload"), "errorType", "errorMessage")
+        or texts(attributes, *names)
+        or texts(body.get("requestContext"), "condition")
+        or "its function failed or was not called; the dead letter does not tell why"
+    )
 
 
 _POOL = "abcdefghijklmnopqrstuvwxyz0123456789-"

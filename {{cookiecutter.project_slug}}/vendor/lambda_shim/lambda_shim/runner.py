@@ -69,6 +69,8 @@ GUARD_SHARE, GUARD_MOST = 0.1, 2.0
 
 
 METADATA_TIMEOUT = 2.0  # seconds
+# To stop the task; from the heartbeat, whose lease is lost; at the end of the grace.
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM)
 
 
 class RunnerSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -275,10 +277,16 @@ class Runner:
 
     def listen(self) -> None:
         """Handle SIGTERM, and the heartbeat's and the grace's signals, from now on."""
-        signal.signal(signal.SIGTERM, self._on_term)
-        signal.signal(signal.SIGUSR1, self._on_lost)
-        signal.signal(signal.SIGALRM, self._on_alarm)
+        handlers = (self._on_term, self._on_lost, self._on_alarm)
+        for number, handler in zip(SIGNALS, handlers, strict=True):
+            signal.signal(number, handler)
         self._listening = True
+        # What a job forks is no runner: SIGTERM ends it, however early it comes.
+        os.register_at_fork(
+            before=partial(signal.pthread_sigmask, signal.SIG_BLOCK, SIGNALS),
+            after_in_parent=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, SIGNALS),
+            after_in_child=_default_signals,
+        )
 
     def _on_term(self, _signal: int, _frame: object) -> None:
         if self._stopping_at is not None:
@@ -343,7 +351,7 @@ class Runner:
             return
         self._seen.add(key)
         try:
-            claimed = self.records.claim(key, self.launch, self.settings.lease)
+            claimed = self.records.claim(key, self.launch, self.settings.lease, self._where())
         except msgspec.DecodeError as broken:  # it stands in the way of no other
             self._failed = True
             log.error("no record, left alone: %s", broken, extra={"message_id": key})
@@ -424,9 +432,11 @@ class Runner:
                 reason = dead_letters.MALFORMED
                 if isinstance(error, Reject):
                     reason = getattr(error, "code", dead_letters.REJECTED)
-                parking = {"business_id": business_id, "log": self._where() or record.log}
                 if not self._write(
-                    lambda: records.park(key, owner, reason, describe(error), **parking), record
+                    lambda: records.park(
+                        key, owner, reason, describe(error), business_id=business_id
+                    ),
+                    record,
                 ):
                     return
                 log.error("parked: %s: %s", reason, describe(error), extra=details)
@@ -459,8 +469,6 @@ class Runner:
         elif isinstance(error, Retry):
             reason = dead_letters.RETRIES_EXHAUSTED
 
-        where = self._where() or record.log
-
         def fail() -> None:
             self.records.held(
                 record.key,
@@ -473,7 +481,6 @@ class Runner:
                     self.limits.again_at(held.runs + 1, self.records.clock()),
                     traceback=text,
                     business_id=business_id,
-                    log=where,
                 ),
             )
 
@@ -503,6 +510,12 @@ class Runner:
                 log.exception("the run's end was not written, trying again")
                 sleep(pause)
                 pause = min(pause * 2, 10.0)
+
+
+def _default_signals() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def settings_of(environ: Mapping[str, str]) -> RunnerSettings:
@@ -536,7 +549,8 @@ def log_location(environ: Mapping[str, str]) -> str | None:
 def _load_functions(environ: Mapping[str, str]) -> Job:
     from lambda_shim import foreign, registry
 
-    return foreign.functions(registry.load(environ["OVERFLOW_REGISTRY"]))
+    found = registry.load(environ["OVERFLOW_REGISTRY"])
+    return foreign.functions(found, opt=environ.get("OVERFLOW_LAYERS"))
 
 
 def main(environ: Mapping[str, str], load: Callable[[], Job]) -> int:
@@ -545,7 +559,8 @@ def main(environ: Mapping[str, str], load: Callable[[], Job]) -> int:
     Args:
         environ: ``RECORDS_URL``, and what the launch has set: ``OVERFLOW_LAUNCH``,
             ``OVERFLOW_RECORD``, ``OVERFLOW_POOL``; for a pool of the registry's, its file's path in
-            ``OVERFLOW_REGISTRY``. See also ``log_location``.
+            ``OVERFLOW_REGISTRY``, and where their layers go in ``OVERFLOW_LAYERS``: a directory of the
+            task's own, as its image has it. See also ``log_location``.
         load: see Runner; import the service's code in it, not at the top of the module.
     """
     logging.basicConfig(
