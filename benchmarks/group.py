@@ -162,7 +162,9 @@ def run(lab: Lab) -> Result:
         "`auto` is the default where runit is installed, and what a service gets: runsv for binaries "
         "such as the server, while Python roles with preloaded modules are forked. The target under "
         "runit is for it. `runit` is runit asked for by name: runsv for every role, nothing forked, "
-        "and no target for the launch. `builtin` is the default without runit.",
+        "and no target for the launch. `builtin` is the default without runit. The bare worker's targets "
+        "are procgroup's; with the worker of a service of its own, which decodes and handles the message, "
+        "40 ms is allowed.",
         f"Ratios are to the floor with {server}, which the peers use, too; the floor processes no "
         "message. The message is sent when the group is up. “First of its process” starts the "
         "warden and loads YAML and Jinja2 as well, and starts an interpreter for each role, as "

@@ -20,7 +20,7 @@ TEARDOWN = "teardown of all"
 
 NUMBERS = (1, 10, 50, 100, 200)
 MANY = 200
-LAUNCHERS = 16  # processes, as many as pytest-xdist would start with `-n 16`
+LAUNCHERS = 16  # workers of pytest-xdist
 WORKERS = 3  # of the larger kind of group
 PEER_NUMBERS = (1, 10)  # groups
 ROUNDS = 5  # at most; one takes as long as dozens of the other benchmarks'
@@ -53,7 +53,7 @@ def run(lab: Lab) -> Result:
             (MANY, 1, WORKERS),
             (MANY, LAUNCHERS, WORKERS),
         ):
-            by = "one process" if launchers == 1 else f"{launchers} processes"
+            by = "one process" if launchers == 1 else f"{launchers} workers of pytest-xdist"
             name = f"procgroup by {by}, {_groups(number)}"
             if workers == 1:
                 lines.setdefault(f"procgroup by {by}", {})[number] = name
@@ -104,7 +104,7 @@ def run(lab: Lab) -> Result:
     result.notes.append(
         "Each group is a Redis server and a worker that imports next to nothing, the same for all, and "
         f"procgroup's keeper and runsv: {4 * MANY} processes in {MANY} groups. “With {WORKERS} workers” "
-        f"has so many, {(3 + WORKERS) * MANY} processes. Ratios are to {PEER_NUMBERS[-1]} groups of procgroup's. Its "
+        f"has so many, {(3 + WORKERS) * MANY} processes. “By {LAUNCHERS} workers” is `pytest -n {LAUNCHERS}`. Ratios are to {PEER_NUMBERS[-1]} groups of procgroup's. Its "
         "processes have launched one group before, as a test session has after its first test."
     )
     return result

@@ -1,16 +1,19 @@
-"""Many groups at once: ``python -m … GROUPS PROCESSES WORKERS``: all up, memory, all down.
+"""Many groups at once: ``python -m … GROUPS LAUNCHERS WORKERS``: all up, memory, all down.
 
-The groups are spread over that many launching processes, as over the workers of pytest-xdist; each
-launches its share from a few threads, since most of a launch is waiting.
+The groups are launched by this process's one child, or spread over that many workers of pytest-xdist,
+in each of which this file is a test. Each launches its share from a few threads, since most of a
+launch is waiting.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing import get_context
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Client, Connection, Listener, wait
 from pathlib import Path
 
 from procgroup import ProcessGroup, processes
@@ -21,14 +24,18 @@ from benchmarks.samples import Measured
 
 BLUEPRINT = Path(__file__).with_name("scale_group.yaml")
 THREADS = 4
+ADDRESS = "SCALE_PROCGROUP"  # the variable with the socket's path
+PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "--dist", "each", "--timeout", "0")
 
 
-def launcher(share: int, workers: int, orders: Connection) -> None:
+def test_launcher() -> None:
     """Bring a share of the groups up and down, as told."""
-    overrides = {"roles": {"worker": {"replicas": workers}}}
-    ProcessGroup.launch(BLUEPRINT).close()  # as any test session, it has launched before
-    orders.send("here")
-    with ThreadPoolExecutor(THREADS) as threads:
+    with Client(os.environ[ADDRESS]) as orders, ThreadPoolExecutor(THREADS) as threads:
+        orders.send(os.getpid())
+        share, workers = orders.recv()
+        overrides = {"roles": {"worker": {"replicas": workers}}}
+        ProcessGroup.launch(BLUEPRINT).close()  # as any test session, it has launched before
+        orders.send("here")
         while orders.recv():
             begin = [
                 threads.submit(ProcessGroup.launch, BLUEPRINT, overrides=overrides, timeout=60.0)
@@ -55,17 +62,20 @@ def proportional_size(pid: int) -> float:
 
 
 def main(groups: int, launchers: int, workers: int) -> None:
-    context = get_context("spawn")
     shares = [groups // launchers + (place < groups % launchers) for place in range(launchers)]
-    pipes = []
-    pids = []
-    for share in shares:
-        ours, theirs = context.Pipe()
-        process = context.Process(target=launcher, args=(share, workers, theirs))
-        process.start()
-        theirs.close()
-        pipes.append(ours)
-        pids.append(process.pid or 0)
+    with tempfile.TemporaryDirectory() as scratch, Listener(f"{scratch}/s") as listener:
+        alone = ("-c", f"import {__spec__.name} as driver; driver.test_launcher()")
+        program = alone if launchers == 1 else (*PYTEST, "-n", str(launchers), __file__)
+        session = subprocess.Popen(
+            [sys.executable, *program],
+            env=os.environ | {ADDRESS: str(listener.address)},
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr,
+        )
+        pipes = [listener.accept() for _ in shares]
+    pids = [pipe.recv() for pipe in pipes]
+    for pipe, share in zip(pipes, shares, strict=True):
+        pipe.send((share, workers))
 
     def everyone(order: object) -> float:
         """Give all the same order; seconds until the last has carried it out."""
@@ -95,6 +105,7 @@ def main(groups: int, launchers: int, workers: int) -> None:
     serve(turn)
     for pipe in pipes:
         pipe.send(False)
+    session.wait()
 
 
 if __name__ == "__main__":

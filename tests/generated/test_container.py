@@ -70,7 +70,7 @@ def engine(fullest: BakedProject) -> Iterator[tuple[str, str]]:
         )
         # As a restricted sandbox needs it; as a person has it.
         sandboxed = (
-            f"env CONTAINERS_CONF={limits} BUILDAH_ISOLATION=chroot podman --root {scratch}/1/root "
+            f"env CONTAINERS_CONF={limits} BUILDAH_ISOLATION=chroot BUILDAH_LAYERS=false podman --root {scratch}/1/root "
             f"--runroot {scratch}/1/run --runtime runc --storage-driver vfs --cgroup-manager cgroupfs"
         )
         plain = f"podman --root {scratch}/2/root --runroot {scratch}/2/run"
