@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +235,49 @@ def write(tmp_path: Path) -> Write:
         return path
 
     return write_files
+
+
+GATED = """\
+name: gated
+roles:
+  a:
+    binary: sh
+    args: ["-c", "until [ -e open ]; do sleep 0.01; done; echo up; exec sleep 1000"]
+    ready: {log: up}
+"""
+
+
+class Gated:
+    """A launch of GATED, by a command of its own that can be killed, and what came of it."""
+
+    def __init__(self, state: Path, command: Sequence[object], where: Path) -> None:
+        self.process = subprocess.Popen(
+            list(map(str, command)),
+            cwd=where,
+            env=os.environ | {"PYTHONPATH": str(PACKAGE)},
+            stdout=subprocess.DEVNULL,
+        )
+
+        def begun() -> bool:
+            self.directory = next((state / "groups").glob("*"), state)
+            return bool(self.role().get("pid"))
+
+        wait_until(begun, "its role runs")
+
+    def role(self) -> dict[str, Any]:
+        role: dict[str, Any] = group_document(str(self.directory)).get("roles", {}).get("a", {})
+        return role
+
+    def end(self, number: int) -> None:
+        self.process.send_signal(number)
+        self.process.wait(PATIENCE)
+
+    def get_ready_unheard_and_die(self) -> None:
+        """Ready while its launcher stands, which is killed before it can take note."""
+        self.process.send_signal(signal.SIGSTOP)
+        (self.directory / "a.0" / "open").touch()
+        wait_until(lambda: self.role()["state"] == "ready", "it is ready")
+        self.end(signal.SIGKILL)
 
 
 Launch = Callable[..., ProcessGroup]

@@ -31,21 +31,27 @@ from procgroup.blueprint import load
 from procgroup.channel import connect_unix
 from procgroup.preview import resolve
 from procgroup.programs import find_program
+from procgroup.registry import Registry
+from procgroup.sweep import group_document
 
 from .conftest import (
     BLUEPRINTS,
+    GATED,
     PACKAGE,
     PATIENCE,
     PROGRAMS,
+    Gated,
     Launch,
     State,
     Write,
     alive,
     free,
+    sweep_now,
     wait_until,
 )
 
 PAIR = BLUEPRINTS / "pair.yaml"
+PROCGROUP = [sys.executable, "-m", "procgroup"]
 
 # test_portable runs this file with Linux's calls switched off.
 linux = pytest.mark.skipif(not processes.LINUX, reason="needs a subreaper, or /proc")
@@ -740,6 +746,36 @@ def test_detached_group_outlives_its_launcher(state: State, supervisor: str) -> 
     assert ping(group["queue"].port) == b"+PONG\r\n"
     group["worker"].kill()
     group["worker"].wait_ready()
+    group.stop()
+    state.expect_nothing_left()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+def test_a_detached_group_needs_its_launcher_until_it_is_ready(
+    state: State, supervisor: str, write: Write, number: signal.Signals
+) -> None:
+    path = write(GATED)
+    command = [*PROCGROUP, "up", "-d", path, "--supervisor", supervisor]
+    one = Gated(state.directory, command, path.parent)
+    one.end(number)
+    state.expect_nothing_left()
+
+
+def test_a_detached_group_whose_launcher_dies_when_it_is_ready_answers_for_itself(
+    state: State, supervisor: str, write: Write
+) -> None:
+    path = write(GATED)
+    command = [*PROCGROUP, "up", "-d", path, "--supervisor", supervisor]
+    one = Gated(state.directory, command, path.parent)
+    one.get_ready_unheard_and_die()
+    registry = Registry(state.directory)
+    (row,) = registry.groups()
+    registry.close()
+    assert row.owner_alive()
+    assert row.owner.pid == group_document(str(one.directory))["keeper"]["pid"]
+    sweep_now(state)
+    group = ProcessGroup.attach("gated")
+    assert group["a"].state == "ready"
     group.stop()
     state.expect_nothing_left()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from procgroup import ProcessGroup
 from procgroup.keeping import acquire
 from procgroup.registry import Registry
 
-from .conftest import BLUEPRINTS, PACKAGE, PYTEST, State, alive, wait_until
+from .conftest import BLUEPRINTS, GATED, PACKAGE, PYTEST, Gated, State, alive, wait_until
 
 PAIR = BLUEPRINTS / "pair.yaml"
 # What each test saw, as a line of JSON.
@@ -249,3 +250,33 @@ def test_attaching_elsewhere_is_possible(kept_state: State, blueprint: Path) -> 
     with ProcessGroup.attach(one.group.id) as other:
         assert other["worker"].running
     one.release()
+
+
+KEPT_RUN = [*PYTEST, "-p", "procgroup.pytest_plugin", "--procgroup-keep"]
+
+
+@pytest.fixture
+def gated(tmp_path: Path, kept_state: State) -> Gated:
+    """A kept group that a run of pytest has launched, and that is not ready."""
+    (tmp_path / "gated.yaml").write_text(GATED)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nprocgroup_blueprint = gated.yaml\n")
+    (tmp_path / "test_it.py").write_text("def test_it(group): pass\n")
+    return Gated(kept_state.directory, KEPT_RUN, tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+def test_one_whose_run_is_killed_before_it_is_ready_is_gone(
+    gated: Gated, kept_state: State, number: signal.Signals
+) -> None:
+    assert procgroup("gc", "--all") == "", "it is not there to be taken away from its run"
+    gated.end(number)
+    kept_state.expect_nothing_left()
+
+
+def test_one_whose_run_is_killed_when_it_is_ready_is_known(gated: Gated, kept_state: State) -> None:
+    gated.get_ready_unheard_and_die()
+    again = acquire(gated.directory.parents[2] / "gated.yaml")
+    assert (again.group.id, again.reused) == (gated.directory.name, True)
+    again.release()
+    assert procgroup("gc", "--all") == f"{gated.directory.name} (gated): stopped\n"
+    kept_state.expect_nothing_left()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ from typing import Any
 import pytest
 from procgroup import BlueprintError, GroupLost, ProcessGroup, processes, wardens
 from procgroup.registry import GroupRow, Owner, Registry
-from procgroup.sweep import sweep
+from procgroup.sweep import group_document, keeper_alive, sweep
 from procgroup.warden import Warden
 
 from .conftest import (
@@ -46,6 +47,11 @@ from .conftest import (
 StartLauncher = Callable[..., Launcher]
 FAMILY = BLUEPRINTS / "family.yaml"
 PAIR = BLUEPRINTS / "pair.yaml"
+# Its being ready takes as long as to launch it.
+SLOW = """\
+name: slow
+roles: {a: {binary: sh, args: [-c, sleep 0.3; echo up; exec sleep 1000], ready: {log: up}}}
+"""
 
 
 def descendants_in(directory: str) -> list[int]:
@@ -533,6 +539,53 @@ def test_kill_9_at_any_moment_of_a_launch(state: State, way: str) -> None:
 @pytest.mark.stress
 def test_kill_9_at_every_moment_of_a_launch(state: State, way: str) -> None:
     killed_at_any_moment(state, way, (0.005 * step for step in range(200)))
+
+
+def detached_killed_at_any_moment(
+    state: State, way: str, write: Write, moments: Iterable[float]
+) -> None:
+    """`up -d` ended that many seconds after its start: its group is gone, or up and its own owner's."""
+    path = write(SLOW)
+    command = [sys.executable, "-m", "procgroup", "up", "-d", str(path), "--supervisor"]
+    command.append("builtin" if way == "forked" else way)
+    deadly = itertools.cycle((signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM))
+    registry = Registry(state.directory)
+
+    def settled() -> bool:
+        documents = [group_document(row.directory) for row in registry.groups()]
+        return all(keeper_alive(each) and ready(each) for each in documents)
+
+    def ready(document: dict[str, Any]) -> bool:
+        return bool(document["roles"]["a"].get("state") == "ready")
+
+    for moment, number in zip(moments, deadly, strict=False):
+        process = subprocess.Popen(
+            command,
+            env=os.environ | {"PYTHONPATH": str(PACKAGE)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(moment)
+        process.send_signal(number)
+        process.wait(PATIENCE)
+        wait_until(settled, f"{number!r} after {moment} s: it is gone, or up")
+        for row in registry.groups():
+            assert row.owner_alive()
+            ProcessGroup.attach(row.id).stop()
+        state.expect_nothing_left()
+    registry.close()
+
+
+def test_a_detached_launch_is_killed_at_any_moment(state: State, way: str, write: Write) -> None:
+    moments = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+    detached_killed_at_any_moment(state, way, write, moments)
+
+
+@pytest.mark.stress
+def test_a_detached_launch_is_killed_at_every_moment(state: State, way: str, write: Write) -> None:
+    moments = (0.005 * step for step in range(200))
+    detached_killed_at_any_moment(state, way, write, moments)
 
 
 def killed_with_many_groups(state: State, way: str, times: int) -> None:

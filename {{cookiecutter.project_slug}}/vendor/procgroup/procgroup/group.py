@@ -19,7 +19,7 @@ from procgroup.errors import GroupLost, LaunchError, NotReady, ProcgroupError, U
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
     from procgroup.blueprint import Blueprint
@@ -119,9 +119,22 @@ class _Connection:
                         if "error" in message:
                             raise _Refused(message)
                         return message["result"]
-            raise GroupLost(
-                f"the group's keeper is gone ({self._lost}); its processes are gone with it"
-            )
+            raise self._gone()
+
+    def hello(self, limit: float) -> int:
+        """The keeper's pid, with which it greets. Raises GroupLost when it does not."""
+        deadline = time.monotonic() + limit
+        while not self._channel.closed and (left := deadline - time.monotonic()) > 0:
+            for message in self._receive(left):
+                self._lost = message.get("lost", self._lost)
+                if "hello" in message:
+                    return int(message["hello"])
+        raise self._gone()
+
+    def _gone(self) -> GroupLost:
+        return GroupLost(
+            f"the group's keeper is gone ({self._lost}); its processes are gone with it"
+        )
 
     def _receive(self, left: float) -> list[dict[str, Any]]:
         """What arrives within `left` seconds, or a part of them: a signal that comes between Python's
@@ -346,6 +359,7 @@ class ProcessGroup:
         timeout: float = 30.0,
         detach: bool = False,
         again: bool = True,
+        _mark: Callable[[Path], Path] | None = None,
     ) -> ProcessGroup:
         """Start a group and wait until every role is ready.
 
@@ -373,7 +387,7 @@ class ProcessGroup:
             connection = _Connection(lease)
             try:
                 group = cls._launch(
-                    connection, warden, state, read, chosen, programs, timeout, detach
+                    connection, warden, state, read, chosen, programs, timeout, detach, _mark
                 )
                 break
             except _PortTaken as error:
@@ -399,16 +413,20 @@ class ProcessGroup:
         programs: dict[str, str],
         timeout: float,
         detach: bool,
+        mark: Callable[[Path], Path] | None,
     ) -> ProcessGroup:
         from procgroup.launching import Builder, port_requests
         from procgroup.registry import Owner
         from procgroup.sweep import sweep
 
+        # A detached group is its keeper's from the first: whenever this process dies, it has an owner.
+        keeper = connection.hello(timeout + _SLACK) if detach else None
         with _lock:
             registry = _registry(state)
             sweep(registry, keepers=wardens.one_is_lost(state))
+            owner = _this_owner() if keeper is None else Owner.of(keeper)
             group_id, ports = registry.register(
-                blueprint.name, str(blueprint.file), _this_owner(), port_requests(blueprint)
+                blueprint.name, str(blueprint.file), owner, port_requests(blueprint)
             )
         began = time.monotonic()
         group = None
@@ -421,7 +439,10 @@ class ProcessGroup:
             group.hint = builder.hint()
             if not detach:
                 _open_groups.add(group)
-            kept = connection.call("begin", timeout + _SLACK, plan=plan)
+            if mark is not None:
+                plan["mark"] = str(mark(group.directory))
+            connection.call("begin", timeout + _SLACK, plan=plan)
+            warden.detached = warden.detached or detach
         except _Refused as refusal:
             assert group is not None
             message = group._failure(refusal, time.monotonic() - began)
@@ -442,10 +463,6 @@ class ProcessGroup:
             with _lock:
                 _registry(state).release(group_id)
             raise
-        if detach:
-            warden.detached = True
-            with _lock:
-                _registry(state).hand_over(group_id, Owner.of(kept["keeper"]))
         return group
 
     def _port_taken(self, refusal: _Refused) -> bool:

@@ -2,7 +2,7 @@
 
 It is a subreaper, so nothing that a role starts can leave its tree. It takes the group down when it
 is told to, when its launcher or its warden is gone (their descriptors reach end of file, whatever
-killed them), and when it gets SIGTERM. A detached group has no launcher to lose.
+killed them), and when it gets SIGTERM. A detached group has no launcher to lose, once all is ready.
 
 One thread, one loop: descriptors, signals and timers change the state of roles, and after each
 round replies are sent to whoever waits for a state.
@@ -421,6 +421,7 @@ class Keeper:
         self._patience: float | None = None  # with roles that are stopped at the end
         self._remove = True
         self._launcher = launcher
+        self._detached = False
         # Signals arrive as bytes on this pipe, so that they wake the poll without a race.
         reader, writer = os.pipe()
         os.set_blocking(reader, False)
@@ -476,7 +477,7 @@ class Keeper:
             self.unwatch(channel.fileno())
             self._waiters = [each for each in self._waiters if each.channel is not channel]
             if channel is self.lease:
-                if not self.plan.get("detach"):
+                if not self._detached:
                     self._end(graceful=False)
             else:
                 channel.close()
@@ -661,8 +662,6 @@ class Keeper:
         os.chdir(self.plan["document"]["directory"])
         self._listen()
         self.roles = [KeptRole(self, entry["name"], entry["plan"]) for entry in self.plan["roles"]]
-        if self.plan["detach"]:
-            self.unwatch(self._launcher if self._launcher is not None else -1)
         self.dirty = True
         wanted = [role for role in self.roles if role.plan["autostart"]]
 
@@ -676,9 +675,19 @@ class Keeper:
                 lambda: all(role.state == "ready" for role in wanted),
                 failure,
                 time.monotonic() + self.plan["timeout"],
-                lambda: {"keeper": os.getpid(), "started": self._token},
+                self._all_ready,
             )
         )
+
+    def _all_ready(self) -> None:
+        """From here on a detached group lives without its launcher."""
+        if not self.plan["detach"]:
+            return
+        self._detached = True
+        self.unwatch(self._launcher if self._launcher is not None else -1)
+        if mark := self.plan.get("mark"):
+            with contextlib.suppress(OSError):
+                os.rename(f"{mark}.new", mark)
 
     def _listen(self) -> None:
         """Open `control` in the working directory: a relative path is never too long."""

@@ -104,16 +104,29 @@ def acquire(
         except BaseException:
             os.close(lock)
             raise
-    group = ProcessGroup.launch(
-        blueprint, variables, overrides, state_dir=state_dir, supervisor=supervisor,
-        timeout=timeout, detach=True,
-    )  # fmt: skip
-    new = group.directory / f"{_MARK}.new"
-    new.write_text(json.dumps({"purpose": purpose, "made_of": made_of}), encoding="utf-8")
-    own_lock = _locked(new)
-    assert own_lock is not None
-    new.rename(group.directory / _MARK)
-    return KeptGroup(group, own_lock, reused=False, replaced=replaced)
+    locks: list[int] = []
+
+    def mark_of(directory: Path) -> Path:
+        """Lay it ready, locked; the keeper puts it in its place when all is ready."""
+        new = directory / f"{_MARK}.new"
+        new.write_text(json.dumps({"purpose": purpose, "made_of": made_of}), encoding="utf-8")
+        own_lock = _locked(new)
+        assert own_lock is not None
+        while locks:
+            os.close(locks.pop())  # of an attempt whose ports were taken
+        locks.append(own_lock)
+        return directory / _MARK
+
+    try:
+        group = ProcessGroup.launch(
+            blueprint, variables, overrides, state_dir=state_dir, supervisor=supervisor,
+            timeout=timeout, detach=True, _mark=mark_of,
+        )  # fmt: skip
+    except BaseException:
+        for each in locks:
+            os.close(each)
+        raise
+    return KeptGroup(group, locks.pop(), reused=False, replaced=replaced)
 
 
 def _digest(value: Any) -> str:

@@ -419,15 +419,6 @@ class Registry:
             "Stop some groups or widen PROCGROUP_PORTS"
         )
 
-    def hand_over(self, group_id: str, owner: Owner) -> None:
-        """Make another process the owner, as a detached group's keeper is."""
-        with self._transaction() as database:
-            database.execute(
-                "UPDATE groups SET owner_pid = ?, owner_started = ?, boot = ?, namespace = ?"
-                " WHERE id = ?",
-                (*owner, group_id),
-            )
-
     def release(self, *group_ids: str) -> None:
         """Forget groups and free their ports; unknown ids are ignored."""
         with self._transaction() as database:
