@@ -191,7 +191,11 @@ def test_ps_of_dead_and_kept_groups(state: State) -> None:
     assert " kept " in row
     group = row.split()[0]
     assert "worker.0 | greeted" in procgroup("logs", "-g", group), "its logs can still be read"
-    assert f"there is no group '{group}'" in procgroup("restart", "-g", group, status=1)
+    for named in (group, group[:5], "pair"):
+        for verb in ("down", "restart", "ps"):
+            errors = procgroup(verb, "-g", named, status=1)
+            assert f"the group {group} (pair) no longer runs" in errors
+            assert "`procgroup gc --all` removes it" in errors
     assert procgroup("gc", "--all") == f"{group} (pair): removed\n"
 
 

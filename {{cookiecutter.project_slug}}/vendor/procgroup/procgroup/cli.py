@@ -588,9 +588,13 @@ def _chosen_directory(options: argparse.Namespace, *, running: bool = False) -> 
     registry = _registry()
     rows = _live(registry)
     if named:
-        found = rows_meant(named, rows if running else registry.groups())
-        alive = [row for row in found if row.kept is None]
-        return _only(alive or found, f"there is no group {named!r}", rows)
+        found = rows_meant(named, rows) or rows_meant(named, registry.groups())
+        if running and found and all(row.kept is not None for row in found):
+            raise GroupLost(
+                f"the group {found[0].id} ({found[0].name}) no longer runs; its directory is kept, "
+                "`procgroup gc --all` removes it"
+            )
+        return _only(found, f"there is no group {named!r}", rows)
     if len(rows) != 1:
         here = os.getcwd() + os.sep
         near = [row for row in rows if row.blueprint.startswith(here)]
