@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from procgroup import BlueprintError, GroupLost, ProcessGroup, processes, wardens
+from procgroup import BlueprintError, GroupLost, ProcessGroup, cli, processes, wardens
 from procgroup.registry import GroupRow, Owner, Registry
 from procgroup.sweep import group_document, keeper_alive, sweep
 from procgroup.warden import Warden
@@ -316,6 +316,47 @@ def test_sweep_spares_live_groups_and_recycled_pids(launch: Launch, state: State
     assert [row.id for row in registry.groups()] == [group.id]
     assert not directory.exists()
     registry.close()
+
+
+@pytest.mark.parametrize("lost", ["the directory", "group.json"])
+@pytest.mark.parametrize("ending", [("gc", "--all"), ("down", "--all")])
+def test_a_detached_group_that_nothing_leads_to_can_be_ended(
+    state: State, supervisor: str, lost: str, ending: tuple[str, str]
+) -> None:
+    group = ProcessGroup.launch(FAMILY, supervisor=supervisor, detach=True)
+    keeper = json.loads(group.file.read_text())["keeper"]["pid"]
+    pids = [*descendants_in(str(group.directory)), group["parent"].pid or 0, keeper]
+    if lost == "group.json":
+        group.file.unlink()
+    else:
+        shutil.rmtree(group.directory)
+    sweep_now(state)
+    assert cli.main(["gc"]) == 0
+    assert all(map(alive, pids)), "it may be about to begin, for all that is known"
+    assert cli.main([*ending]) == 0
+    wait_until(lambda: not any(map(alive, pids)), "all are gone")
+    state.expect_nothing_left()
+    (state.directory / "warden.log").write_text("")  # says that group.json cannot be written
+
+
+def test_an_owner_that_is_no_keeper_of_the_group_is_never_ended(state: State) -> None:
+    """Though its group has no group.json: it may be a launcher, or a keeper of another group."""
+    group = ProcessGroup.launch(FAMILY, detach=True)
+    keeper = json.loads(group.file.read_text())["keeper"]
+    registry = Registry(state.directory)
+    own = Owner.of(os.getpid())
+    ours, _ = registry.register("ours", "x", own, [])
+    (state.directory / "groups" / ours).mkdir()
+    others, _ = registry.register("others", "x", Owner.of(keeper["pid"]), [])
+    recycled, _ = registry.register("recycled", "x", own._replace(pid=keeper["pid"]), [])
+    with contextlib.chdir(state.directory / "groups" / ours):
+        removed = sweep(registry, kept=True)
+    assert [row.id for row in removed] == [recycled]
+    assert group["parent"].state == "ready"
+    (state.directory / "groups" / ours).rmdir()
+    registry.release(ours, others)
+    registry.close()
+    group.stop()
 
 
 def test_groups_of_an_earlier_boot_are_swept(state: State) -> None:

@@ -230,7 +230,8 @@ def _parser() -> argparse.ArgumentParser:
         "-a",
         "--all",
         action="store_true",
-        help="also the directories of failed runs, and groups that `pytest --procgroup-keep` left",
+        help="also the directories of failed runs, groups that `pytest --procgroup-keep` left, and "
+        "detached ones whose group.json is gone",
     )
     return parser
 
@@ -524,7 +525,9 @@ def _group_state(row: GroupRow, document: dict[str, Any]) -> str:
     if row.kept is not None:
         return "kept"
     if not keeper_alive(document):
-        return "starting" if time.time() - row.created < 5 else "dead"
+        if time.time() - row.created < 5:
+            return "starting"
+        return "dead" if document or not row.owner_alive() else "lost"
     states: dict[str, int] = {}
     for role in document["roles"].values():
         for replica in role["replicas"]:
@@ -667,13 +670,18 @@ def _kill(options: argparse.Namespace) -> int:
 
 def _down(options: argparse.Namespace) -> int:
     from procgroup.group import ProcessGroup
+    from procgroup.sweep import end_lost
 
     if options.all:
-        rows = _live(_registry())
-        for row in rows:
-            with contextlib.suppress(GroupLost, UnknownGroup):  # another has taken it down
+        registry = _registry()
+        for row in _live(registry):
+            try:
                 ProcessGroup.attach(row.directory).stop(graceful=True, patience=options.timeout)
-                print(f"{row.id} ({row.name}): stopped", flush=True)
+            except (GroupLost, UnknownGroup):
+                if not end_lost(row):
+                    continue  # another has taken it down
+            print(f"{row.id} ({row.name}): stopped", flush=True)
+        _live(registry)  # sweeps, where a keeper had to be killed
         return 0
     group = _chosen(options)
     group.stop(graceful=True, patience=options.timeout)

@@ -511,7 +511,10 @@ class ProcessGroup:
         directory = _find_group(os.fspath(group), state_directory(state_dir), by_name)
         document = group_document(str(directory))
         if not document:
-            raise UnknownGroup(f"{directory}: there is no readable group.json")
+            raise UnknownGroup(
+                f"{directory}: there is no readable group.json; if its group runs, "
+                "`procgroup gc --all` ends it"
+            )
         try:
             connection = connect_unix(document["control"], 5.0)
         except OSError as error:
@@ -642,7 +645,7 @@ def directory_named(wanted: str) -> Path | None:
     if path.name == "group.json":
         return path.parent.absolute()
     # Else only a directory that happens to have that name.
-    return path.absolute() if (path / "group.json").is_file() else None
+    return path.absolute() if path.is_absolute() or (path / "group.json").is_file() else None
 
 
 def rows_meant(wanted: str, rows: Sequence[GroupRow]) -> list[GroupRow]:

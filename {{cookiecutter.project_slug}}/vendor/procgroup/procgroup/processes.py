@@ -146,6 +146,17 @@ def alive(pid: int, start: str) -> bool:
     return started(pid) == start
 
 
+def command_line(pid: int) -> str:
+    """A process's command, its words apart; empty when that cannot be known."""
+    if not LINUX:
+        return "".join(_ps("-ww", "-o", "args=", "-p", str(pid)))
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
 def boot_id() -> str:
     """A token that changes when the machine restarts."""
     if LINUX:

@@ -28,13 +28,17 @@ if TYPE_CHECKING:
 
 def group_document(directory: str) -> dict[str, Any]:
     """The group's group.json; empty when it is missing, unreadable, or of another format."""
+    document = _read_document(directory)
+    return document if document.get("format") == 1 else {}
+
+
+def _read_document(directory: str) -> dict[str, Any]:
     try:
         with open(os.path.join(directory, "group.json"), encoding="utf-8") as file:
             document = json.load(file)
     except (OSError, ValueError):
         return {}
-    known = isinstance(document, dict) and document.get("format") == 1
-    return document if known else {}
+    return document if isinstance(document, dict) else {}
 
 
 def recorded_processes(document: dict[str, Any]) -> list[tuple[int, str]]:
@@ -166,13 +170,50 @@ def _warn(text: str) -> None:
         print(f"procgroup: {text}; `procgroup gc --all` tries again", file=sys.stderr)
 
 
+_TIME_TO_END = 10.0  # seconds that a keeper gets to end its group in good order
+
+
+def end_lost(row: GroupRow) -> bool:
+    """End a detached group whose group.json is gone: its owner is its keeper. False for any other.
+
+    Nothing else leads to it: its `control` is gone with its directory, or nobody knows of it.
+    """
+    if _read_document(row.directory) or not row.owner_alive() or not _at_work(row):
+        return False
+    ends = time.monotonic() + _TIME_TO_END
+    number = signal.SIGTERM
+    while row.owner_alive():
+        processes.send(row.owner.pid, number)
+        time.sleep(0.02)
+        if time.monotonic() > ends:
+            number = signal.SIGKILL
+    return True
+
+
+def _at_work(row: GroupRow) -> bool:
+    """Whether the owner is provably the group's keeper, which has begun and is not at its end.
+
+    A launcher has another command line. A keeper that serves works in the group's directory; where
+    that is not to be seen, a minute tells.
+    """
+    if "from procgroup.warden import main" not in processes.command_line(row.owner.pid):
+        return False
+    if not processes.LINUX:
+        return time.time() - row.created > _YOUNG
+    try:
+        place = os.readlink(f"/proc/{row.owner.pid}/cwd")
+    except OSError:
+        return False
+    return os.path.basename(place.removesuffix(" (deleted)")) == row.id
+
+
 def sweep(registry: Registry, *, kept: bool = False, keepers: bool = True) -> list[GroupRow]:
     """Remove every dead group of the registry; the groups removed.
 
     Directories of failed runs go when they are `KEEP_FAILED` old, or all of them with `kept`. A group
     that cannot be removed is treated as one of these, and no launch meets it again at once. Those of
-    other containers that no keeper serves go with `kept`, too. Without `keepers`, no group.json is
-    read whose group's owner lives.
+    other containers that no keeper serves go with `kept`, too, as do detached ones that nothing
+    leads to. Without `keepers`, no group.json is read whose group's owner lives.
     """
     dead = []
     verdicts: dict[tuple[int, str, str, str], bool | None] = {}
@@ -193,7 +234,7 @@ def sweep(registry: Registry, *, kept: bool = False, keepers: bool = True) -> li
             document = group_document(row.directory)
             if keeper_alive(document):
                 continue  # and takes the group down at this moment, should the owner be gone
-            if alive and not document.get("keeper"):
+            if alive and not document.get("keeper") and not (kept and end_lost(row)):
                 continue  # it has yet to begin, or has ended in good order
         dead.append(row)
     if dead:
