@@ -162,6 +162,44 @@ def test_each_purpose_and_each_worker_has_its_own(run: Runs, kept_state: State) 
     assert len({facts["id"] for facts in both} - set(ids)) == 4
 
 
+@pytest.mark.parametrize("xdist", [(), ("-n", "2")])
+def test_one_in_a_state_directory_of_its_own_is_named(
+    run: Runs, kept_state: State, tmp_path: Path, xdist: tuple[str, ...]
+) -> None:
+    other = tmp_path / "other state"
+    mark = f"import pytest\n@pytest.mark.procgroup(state_dir={str(other)!r})\ndef"
+    (run.directory / "test_it.py").write_text(TEST.replace("def", mark))
+    try:
+        ((first,), (second,)) = run("--procgroup-keep", *xdist), run("--procgroup-keep", *xdist)
+        assert second["id"] == first["id"]
+        command = f"procgroup --state-dir '{other}'"
+        assert f"pair {first['id']}: {command} down -g {first['id']}\n" in run.output
+        assert f"all of them: {command} gc --all\n" in run.output
+        assert "all of them: procgroup gc --all\n" not in run.output
+    finally:
+        ended = procgroup("--state-dir", str(other), "gc", "--all")
+    assert ended == f"{first['id']} (pair): stopped\n"
+    assert not kept_state.directory.exists(), "nothing was looked for, or made, elsewhere"
+
+
+@pytest.mark.parametrize("keep", [(), ("--procgroup-keep",)])
+def test_a_launch_takes_the_same_with_the_option_and_without(
+    run: Runs, keep: tuple[str, ...]
+) -> None:
+    (run.directory / "test_it.py").write_text(
+        "import pytest\n"
+        "def test_it(launch_group):\n"
+        "    launch_group(detach=False)\n"
+        "    launch_group(again=False, supervisor='builtin', timeout=60.0)\n"
+        "    group = launch_group('pair.yaml', {'greeting': 'x'}, {'roles': {'worker': {'replicas': 2}}})\n"
+        "    assert (group.variables['greeting'], len(group['worker'].replicas)) == ('x', 2)\n"
+        "    with pytest.raises(TypeError, match=\"unexpected keyword argument 'nope'\"):\n"
+        "        launch_group(nope=1)\n"
+    )
+    run(*(keep or ("-q",)))
+    assert "1 passed" in run.output, run.output
+
+
 def test_a_failing_test_leaves_it_up_and_says_how_to_look(run: Runs) -> None:
     (run.directory / "test_it.py").write_text(TEST + "    assert 0\n")
     (first,) = run()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator, Mapping
 
     from procgroup.group import ProcessGroup
     from procgroup.keeping import KeptGroup
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _ARGUMENTS = ("blueprint", "variables", "overrides", "supervisor", "timeout", "state_dir")
 _SCOPES = ("function", "class", "module", "package", "session")
 _in_use: set[KeptGroup] = set()
+# Where kept groups live; reports bring those of xdist's workers.
+_state_dirs: set[str] = set()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -80,18 +82,30 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     """Name what `--procgroup-keep` leaves running, of xdist's workers too."""
     if not config.getoption("procgroup_keep"):
         return
+    import shlex
+
     from procgroup.keeping import kept_by_pytest
     from procgroup.registry import Registry, state_directory
 
-    registry = Registry(state_directory())
-    kept = [row for row in registry.groups() if kept_by_pytest(row.directory) and not row.kept]
-    registry.close()
-    if not kept:
-        return
-    terminalreporter.section("process groups that stay up")
-    for row in kept:
-        terminalreporter.line(f"{row.name} {row.id}: procgroup down -g {row.id}")
-    terminalreporter.line("all of them: procgroup gc --all")
+    default = str(state_directory())
+    lines = []
+    for place in dict.fromkeys([default, *sorted(_state_dirs)]):
+        if not Path(place, "registry.sqlite3").exists():
+            continue
+        registry = Registry(Path(place))
+        kept = [row for row in registry.groups() if kept_by_pytest(row.directory) and not row.kept]
+        registry.close()
+        command = "procgroup" if place == default else f"procgroup --state-dir {shlex.quote(place)}"
+        lines += [f"{row.name} {row.id}: {command} down -g {row.id}" for row in kept]
+        lines += [f"all of them: {command} gc --all"] if kept else []
+    if lines:
+        terminalreporter.section("process groups that stay up")
+    for line in lines:
+        terminalreporter.line(line)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    _state_dirs.update(getattr(report, "procgroup_state_dirs", ()))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -122,6 +136,8 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """While a failed test's groups still stand: add their logs, and have their directories kept."""
     report = yield
+    if _state_dirs:
+        report.procgroup_state_dirs = sorted(_state_dirs)  # type: ignore[attr-defined]
     if report.failed and call.when in ("setup", "call"):
         import sys
 
@@ -163,20 +179,31 @@ def _launcher(config: pytest.Config) -> Iterator[Callable[..., ProcessGroup]]:
     """Launches groups and, at its end, stops them all or leaves them as `--procgroup-keep` says."""
     with contextlib.ExitStack() as launched:
 
-        def launch(blueprint: str | Path | None = None, **arguments: Any) -> ProcessGroup:
+        def launch(
+            blueprint: str | Path | None = None,
+            variables: Mapping[str, Any] | None = None,
+            overrides: Mapping[str, Any] | None = None,
+            *,
+            detach: bool = False,
+            again: bool = True,
+            **arguments: Any,
+        ) -> ProcessGroup:
             path = _blueprint(config, blueprint)
-            if config.getoption("procgroup_keep"):
+            if config.getoption("procgroup_keep"):  # a kept group is detached: `again` says nothing
                 from procgroup.keeping import acquire
 
                 worker = getattr(config, "workerinput", {}).get("workerid", "")
-                kept = acquire(path, user=worker, **arguments)
+                kept = acquire(path, variables, overrides, user=worker, **arguments)
+                _state_dirs.add(str(kept.group.state_dir))
                 _in_use.add(kept)
                 launched.callback(kept.release)
                 launched.callback(_in_use.discard, kept)
                 return kept.group
             from procgroup.group import ProcessGroup
 
-            group = ProcessGroup.launch(path, **arguments)
+            group = ProcessGroup.launch(
+                path, variables, overrides, detach=detach, again=again, **arguments
+            )
             launched.callback(group.close)
             return group
 
@@ -187,7 +214,8 @@ def _launcher(config: pytest.Config) -> Iterator[Callable[..., ProcessGroup]]:
 def launch_group(request: pytest.FixtureRequest) -> Iterator[Callable[..., ProcessGroup]]:
     """`ProcessGroup.launch`, with the blueprint from the configuration unless given.
 
-    Groups stop when the test ends.
+    Groups stop when the test ends, but for those launched with `detach`. With `--procgroup-keep` all
+    stay up, and `detach` and `again` say nothing.
     """
     with _launcher(request.config) as launch:
         yield launch
