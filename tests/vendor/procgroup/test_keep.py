@@ -162,7 +162,7 @@ def test_each_purpose_and_each_worker_has_its_own(run: Runs, kept_state: State) 
     assert len({facts["id"] for facts in both} - set(ids)) == 4
 
 
-@pytest.mark.parametrize("xdist", [(), ("-n", "2")])
+@pytest.mark.parametrize("xdist", [(), ("-n", "1")])
 def test_one_in_a_state_directory_of_its_own_is_named(
     run: Runs, kept_state: State, tmp_path: Path, xdist: tuple[str, ...]
 ) -> None:

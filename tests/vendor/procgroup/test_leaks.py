@@ -326,6 +326,7 @@ def test_a_detached_group_that_nothing_leads_to_can_be_ended(
     group = ProcessGroup.launch(FAMILY, supervisor=supervisor, detach=True)
     keeper = json.loads(group.file.read_text())["keeper"]["pid"]
     pids = [*descendants_in(str(group.directory)), group["parent"].pid or 0, keeper]
+    group.close()
     if lost == "group.json":
         group.file.unlink()
     else:
