@@ -93,12 +93,70 @@ def test_the_workers_own_settings_are_what_is_compared(
     assert project.run(sys.executable, "-c", READ).stdout == usual
     name, *changes = OWN[target]
     for old, new in changes:
-        change(project, name, old, new)
+        change(project, f"deploy/{name}", old, new)
     # The CDK's functions have these from deploy/numbers.py, all the same.
     shared = "[512, 1]\n3.13 x86_64 None\n"
     own = "[1024, 1]\n3.12 arm64 None\n"
     said = project.run(sys.executable, "-c", READ).stdout
     assert said == (shared if target == "cdk" else own)
+
+
+# By tool: changes of deploy/ alone, and what its unit tests say of them.
+ASTRAY = {
+    "receives in cdk": (
+        "cdk",
+        ("deploy/stack.py", "max_receive_count=numbers.MAX_RECEIVE_COUNT", "max_receive_count=7"),
+        "numbers.MAX_RECEIVE_COUNT",
+    ),
+    "tasks' architecture in cdk": (
+        "cdk",
+        ("deploy/overflow.py", "numbers.ARCHITECTURE.upper()", '"ARM64"'),
+        "these numbers are not taken wherever they should be",
+    ),
+    "extended worker in serverless": (
+        "serverless",
+        (
+            "deploy/serverless.yml",
+            "        LoggingConfig: { LogFormat: JSON, LogGroup: !Ref WorkerLog }\n",
+            "        Timeout: 99\n",
+        ),
+        "WorkerLambdaFunction: what extensions say of {'Timeout'} belongs where it is said first",
+    ),
+    "tasks' architecture in sam": (
+        "sam",
+        ("deploy/template.yaml", "CpuArchitecture: X86_64", "CpuArchitecture: ARM64"),
+        "change the task definition's CpuArchitecture in deploy/, too",
+    ),
+    "tasks' architecture in serverless": (
+        "serverless",
+        ("deploy/serverless.yml", "CpuArchitecture: X86_64", "CpuArchitecture: ARM64"),
+        "change the task definition's CpuArchitecture in deploy/, too",
+    ),
+    "image": (
+        "sam",
+        ("container/Dockerfile", "python:3.13.", "python:3.12."),
+        "change the base image in container/Dockerfile, too",
+    ),
+    "workflow": (
+        "sam",
+        (".github/workflows/service.yml", 'UV_PYTHON: "3.13"', 'UV_PYTHON: "3.12"'),
+        "change UV_PYTHON in .github/workflows/service.yml, too",
+    ),
+}
+
+
+@pytest.mark.parametrize("place", ASTRAY)
+def test_what_goes_astray_is_named(place: str, bake: Callable[..., BakedProject]) -> None:
+    target, (name, old, new), words = ASTRAY[place]
+    project = bake(deploy_target=target, example="minimal", overflow="fargate", ci="github")
+    change(project, name, old, new)
+    process = project.run(
+        *(sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "procgroup.pytest_plugin"),
+        *("-p", "no:cacheprovider", "tests/unit", "-k", "test_facts or test_numbers"),
+        PYTHONPATH=project.imports,
+    )
+    assert process.returncode != 0
+    assert words in process.stdout, described(process)
 
 
 def test_a_version_has_the_variables_of_all_functions_too(
@@ -113,15 +171,20 @@ def test_a_version_has_the_variables_of_all_functions_too(
     process = project.run(sys.executable, "-c", check)
     assert process.returncode == 0, described(process)
     variables = "    Environment: { Variables: { SHIFT: !Ref TrafficShift } }\n"
-    change(project, "template.yaml", "    Tracing: Active\n", "    Tracing: Active\n" + variables)
+    change(
+        project,
+        "deploy/template.yaml",
+        "    Tracing: Active\n",
+        "    Tracing: Active\n" + variables,
+    )
     process = project.run(sys.executable, "-c", check)
     assert process.returncode == 1
     assert "AssertionError" in process.stdout
 
 
 def change(project: BakedProject, name: str, old: str, new: str) -> None:
-    """In a file of deploy/, where it is first."""
-    path = project.path / "deploy" / name
+    """In a file, where it is first."""
+    path = project.path / name
     before, found, after = path.read_text("utf-8").partition(old)
     assert found
     path.write_text(before + new + after, "utf-8")

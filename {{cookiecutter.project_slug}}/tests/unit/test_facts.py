@@ -63,3 +63,25 @@ def test_a_dead_letter_outlives_its_queue(variables: dict[str, Any]) -> None:
 def test_the_package_is_built_for_the_deployed_runtime() -> None:
     assert f'PYTHON = "{deployed.RUNTIME}"' in BUILD
     assert f'ARCHITECTURE = "{deployed.ARCHITECTURE}"' in BUILD
+{%- if cookiecutter.overflow == 'fargate' %}
+
+
+def test_tasks_run_on_what_the_package_is_built_for() -> None:
+    """Or none of them could start."""
+    assert deployed.ARCHITECTURE.upper() == deployed.TASK_ARCHITECTURE, (
+        "change the task definition's CpuArchitecture in deploy/, too"
+    )
+    dockerfile = (PROJECT / "container" / "Dockerfile").read_text("utf-8")
+    # A base image of one's own may say nothing of its Python.
+    for python in re.findall(r"(?m)^ARG BASE=.*\bpython:(\d+\.\d+)", dockerfile):
+        assert python == deployed.RUNTIME, "change the base image in container/Dockerfile, too"
+{%- endif %}
+{%- if cookiecutter.ci == 'github' %}
+
+
+def test_the_workflow_builds_with_the_deployed_python() -> None:
+    """Another writes no bytecode into the zip, and cannot run what is built."""
+    text = (PROJECT / ".github" / "workflows" / "service.yml").read_text("utf-8")
+    python = yaml.safe_load(text)["env"]["UV_PYTHON"]
+    assert python == deployed.RUNTIME, "change UV_PYTHON in .github/workflows/service.yml, too"
+{%- endif %}
