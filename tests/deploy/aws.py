@@ -1,9 +1,9 @@
 """moto's server standing in for AWS, with what its CloudFormation lacks for this stack.
 
 Added: SAM's transform (the very translator that AWS runs), a version's own attributes and that a
-changed one is replaced, aliases, functions' URLs, and the outputs and the order of changes of a changed
+changed one is replaced, aliases, functions' URLs, alarms' ARNs, and the outputs and the order of changes of a changed
 stack, and conditions that change with it.
-What moto does not know at all (CodeDeploy, alarms and the like) it passes over, so these tests say
+What moto does not know at all (CodeDeploy, dashboards and the like) it passes over, so these tests say
 nothing about rollouts.
 """
 
@@ -135,6 +135,58 @@ class Url(CloudFormationModel):
         region_name: str,
     ) -> None:
         """The function goes too, and the URL with it."""
+
+
+class Alarm(CloudFormationModel):
+    """AWS::CloudWatch::Alarm: its name and ARN, and nothing that it would do."""
+
+    def __init__(self, name: str, account_id: str, region_name: str) -> None:
+        self.physical_resource_id = name
+        self.arn = f"arn:aws:cloudwatch:{region_name}:{account_id}:alarm:{name}"
+
+    @classmethod
+    def has_cfn_attr(cls, attr: str) -> bool:
+        return attr == "Arn"
+
+    def get_cfn_attribute(self, attribute_name: str) -> str:
+        assert attribute_name == "Arn", attribute_name
+        return self.arn
+
+    @staticmethod
+    def cloudformation_type() -> str:
+        return "AWS::CloudWatch::Alarm"
+
+    @classmethod
+    def create_from_cloudformation_json(
+        cls,
+        resource_name: str,
+        cloudformation_json: dict[str, Any],
+        account_id: str,
+        region_name: str,
+        **_: Any,
+    ) -> Alarm:
+        return cls(resource_name, account_id, region_name)
+
+    @classmethod
+    def update_from_cloudformation_json(
+        cls,
+        original_resource: Alarm,
+        new_resource_name: str,
+        cloudformation_json: dict[str, Any],
+        account_id: str,
+        region_name: str,
+    ) -> Alarm:
+        return original_resource
+
+    @classmethod
+    def delete_from_cloudformation_json(
+        cls,
+        resource_name: str,
+        cloudformation_json: dict[str, Any],
+        account_id: str,
+        region_name: str,
+    ) -> None:
+        """Nothing watches, so nothing stops."""
 
 
 def _version_attribute(version: LambdaVersion, name: str) -> str:

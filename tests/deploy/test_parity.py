@@ -95,6 +95,37 @@ def test_cfn_lint_has_nothing_to_say(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+def test_no_permission_is_for_everything_that_could_name_its_resources(
+    target: str, cloudformation: Make
+) -> None:
+    with_all = {"example": "statements", "queue_type": "standard", "overflow": "fargate"}
+    (answers,) = (answers for answers in SHAPES if answers.items() >= with_all.items())
+    template = cloudformation(target, STAGES[1], **answers)
+    roles = [each for each in template["Resources"].values() if each["Type"] == "AWS::IAM::Role"]
+    assert {
+        action
+        for statement in statements(roles)
+        if statement.get("Resource") in ("*", ["*"])  # who trusts a role names none
+        for action in each_of(statement["Action"])
+    } == {"xray:PutTraceSegments", "xray:PutTelemetryRecords", "ecr:GetAuthorizationToken"}
+
+
+def statements(value: Any) -> Iterator[dict[str, Any]]:
+    """Those of policies, conditional ones too."""
+    match value:
+        case {"Effect": _}:
+            yield value
+        case dict() | list():
+            for inner in value.values() if isinstance(value, dict) else value:
+                yield from statements(inner)
+
+
+def each_of(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+@pytest.mark.slow
 def test_checkov_says_what_is_explained_and_of_those_resources(
     cloudformation: Make, project_for: Callable[..., BakedProject], tmp_path: Path
 ) -> None:
