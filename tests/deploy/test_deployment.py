@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,10 @@ def test_deploy_change_use_remove(
     a_dead_letter_becomes_a_task(deployment)
     another_services_dead_letter_becomes_a_task_with_its_role(deployment)
 
+    theirs = another_stages_code(deployment) if target == "sam" else set()
     deployment.make("destroy")
+    for bucket, key in theirs:
+        client(account, "s3").head_object(Bucket=bucket, Key=key)
     stacks = client(account, "cloudformation").list_stacks(StackStatusFilter=["CREATE_COMPLETE"])
     assert STACK not in [stack["StackName"] for stack in stacks["StackSummaries"]]
 
@@ -120,6 +124,17 @@ def test_a_fifo_queue_is_deployed_and_used(
     deployment.make("deploy")
     a_message_is_processed(deployment, "Hello, Ada!", MessageGroupId="g")
     a_dead_letter_is_redriven_to_its_group(deployment)
+
+
+def another_stages_code(deployment: Deployment) -> set[tuple[str, str]]:
+    """Where SAM puts the very same zip for another stage: its bucket and key."""
+    deployment.run("make", "deploy", "STAGE=staging", "ZIP=build/lambda.zip")
+    made = client(deployment.account, "cloudformation").get_template(
+        StackName="statement-service-staging", TemplateStage="Original"
+    )
+    found = set(re.findall(r"s3://([^/]+)/([\w./-]+)", str(made["TemplateBody"])))
+    assert found
+    return found
 
 
 def a_message_is_processed(deployment: Deployment, greeting: str, **group: str) -> None:

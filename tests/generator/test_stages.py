@@ -108,6 +108,11 @@ COPIED = {
         'stack_name = "statement-service-staging"',
         "stack_name of prdo is statement-service-staging, and has to be statement-service-prdo.",
     ),
+    "s3_prefix": (
+        's3_prefix = "statement-service-prdo"',
+        's3_prefix = "statement-service-staging"',
+        "s3_prefix of prdo is statement-service-staging, and has to be statement-service-prdo.",
+    ),
     "Stage": (
         '"Stage=prdo"',
         '"Stage=staging"',
