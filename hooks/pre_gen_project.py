@@ -129,6 +129,11 @@ def slug_problem(slug: str) -> str:
             f"{package} is taken: Python, a dependency, a program, the service's own layout, YAML or "
             "Windows uses it, so project_slug must name another package."
         )
+    if slug.startswith(("aws", "ssm")):
+        return (
+            "project_slug must not begin with aws or ssm, since secrets lie below it in Parameter Store, "
+            "which keeps such names for AWS: put another word first, as in our-aws-reports."
+        )
     return ""
 
 

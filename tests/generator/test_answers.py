@@ -80,6 +80,8 @@ SLUGS_ALLOWED = [
     "jsons",
     "test-service",
     "types2",
+    "our-aws-reports",
+    "as-sm",
 ]
 SLUGS_REFUSED = [
     "redis-server",
@@ -117,6 +119,8 @@ SLUGS_REFUSED = [
     *("lambda-shim", "local-sqs", "procgroup", "tests", "src", "deploy", "vendor", "blueprints"),
     # YAML's and Windows' words
     *("true", "null", "no", "con", "lpt1"),
+    # Parameter Store's own
+    *("aws", "aws-reports", "awsome", "ssm", "ssm-x"),
 ]
 OWNERS_ALLOWED = [
     "me",
