@@ -6,6 +6,8 @@ import re
 import sys
 from pathlib import Path
 
+import pytest
+
 from ..baking import SCRIPTS, BakedProject, Template, commit_all
 from .test_update import JOBS, born, edit, recorded, tracked
 
@@ -73,6 +75,44 @@ def test_a_file_of_the_teams_own_where_a_new_one_goes_is_named_first(
     said = switch(own_template, project, "cdk")
     assert "New, and you have your own (a conflict to settle): cdk.json\n" in said
     assert "cdk.json" not in said.partition("New: ")[2].partition("\n")[0]
+    assert said.endswith("Conflicts to settle, marked in the files: cdk.json\n\nexit status 1"), (
+        said
+    )
+
+
+TABLE = '\n[tool.ours]\nkey = "value"\n'
+
+
+@pytest.mark.parametrize("example", ["minimal", "statements"])
+@pytest.mark.parametrize(("now", "target"), [("sam", "cdk"), ("cdk", "serverless")])
+def test_what_is_added_to_the_end_of_pyproject_stands_in_no_switchs_way(
+    now: str, target: str, example: str, own_template: Template, tmp_path: Path
+) -> None:
+    answers = {"example": example, "deploy_target": now}
+    project = born("copier", own_template.here, tmp_path / "output", **answers)
+    pyproject = project.path / "pyproject.toml"
+    pyproject.write_text(pyproject.read_text("utf-8") + TABLE, "utf-8")
+    commit_all(project.path, "A tool of our own")
+    said = switch(own_template, project, target)
+    assert said.endswith("exit status 0"), said
+    assert "Changes, and you changed it too (look at it): pyproject.toml\n" in said
+    answers["deploy_target"] = target
+    fresh = born("copier", own_template.here, tmp_path / "fresh", **answers)
+    assert project.read("pyproject.toml") == fresh.read("pyproject.toml") + TABLE
+
+
+def test_conflicts_are_named_and_the_switch_has_failed(
+    own_template: Template, tmp_path: Path
+) -> None:
+    project = born("copier", own_template.here, tmp_path / "output", deploy_target="sam")
+    pyproject = project.path / "pyproject.toml"
+    text = pyproject.read_text("utf-8")
+    pyproject.write_text(text.replace('"samtranslator.*",', '"samtranslator", # ours'), "utf-8")
+    commit_all(project.path, "A change of our own")
+    said = switch(own_template, project, "cdk")
+    assert "<<<<<<<" in project.read("pyproject.toml")
+    assert "Conflicts to settle, marked in the files: pyproject.toml\n" in said
+    assert said.endswith("exit status 1"), said
 
 
 def test_what_is_not_committed_is_not_risked(own_template: Template, tmp_path: Path) -> None:

@@ -69,8 +69,8 @@ def announce(before: dict[str, bytes], after: dict[str, bytes]) -> bool:
         print("New, and you have your own (a conflict to settle): " + ", ".join(sorted(taken)))
     print("Goes away: " + ", ".join(name for name in gone if name not in ours))
     changed = {name for name in before if name in after and before[name] != after[name]}
-    if merged := sorted(changed & ours - {".copier-answers.yml"}):
-        print("Changes, and you changed it too (merged, look at it): " + ", ".join(merged))
+    if both := sorted(changed & ours - {".copier-answers.yml"}):
+        print("Changes, and you changed it too (look at it): " + ", ".join(both))
     lost = [name for name in gone if name in ours]
     if lost:
         print("\nGoes away WITH YOUR EDITS, which only git will remember:", flush=True)
@@ -90,8 +90,8 @@ def main(arguments: list[str]) -> int:
     if "_commit" not in recorded:
         print("This service has no link to a version of its template.", file=sys.stderr)
         return 1
-    status = ("git", "status", "--porcelain")
-    if changed := subprocess.run(status, cwd=PROJECT, capture_output=True, text=True).stdout:
+    uncommitted = ("git", "status", "--porcelain")
+    if changed := subprocess.run(uncommitted, cwd=PROJECT, capture_output=True, text=True).stdout:
         print(f"Commit your changes first:\n{changed}", end="", file=sys.stderr)
         return 1
     print(f"Switches from {now} to {target}, at the template's version {recorded['_commit']}.")
@@ -116,7 +116,17 @@ def main(arguments: list[str]) -> int:
     command = [*COPIER, "update", "--defaults", "--vcs-ref", ":current:"]
     command += ["--data", f"deploy_target={target}"]
     print("+", " ".join(command), flush=True)
-    return subprocess.run(command, cwd=PROJECT).returncode
+    if status := subprocess.run(command, cwd=PROJECT).returncode:
+        return status
+    conflicts = subprocess.run(
+        ("git", "diff", "--name-only", "--relative", "--diff-filter=U"),
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+    ).stdout.splitlines()
+    if conflicts:
+        print(f"Conflicts to settle, marked in the files: {', '.join(conflicts)}", file=sys.stderr)
+    return bool(conflicts)
 
 
 if __name__ == "__main__":
