@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ..baking import BakedProject, offered
+from ..baking import BakedProject, described, offered
 
 FILES = {
     "sam": "deploy/samconfig.toml",
@@ -25,7 +25,12 @@ ADDED = {
     "serverless": ("  production:\n", "    trafficShift: AllAtOnce\n  prdo:\n"),
 }
 
-AT_HOME = {"AWS_REGION": "eu-central-1", "AWS_DEFAULT_REGION": "", "AWS_PROFILE": "ours"}
+AT_HOME = {
+    "AWS_REGION": "eu-central-1",
+    "AWS_DEFAULT_REGION": "",
+    "AWS_PROFILE": "ours",
+    "AWS_ACCESS_KEY_ID": "",
+}
 
 
 def tool(project: BakedProject, *words: str, **variables: str) -> str:
@@ -205,3 +210,49 @@ def test_the_region_is_said_or_asked_for(target: str, bake: Callable[..., BakedP
     assert said.startswith(
         "Tests stack statement-service-dev (profile ours, region of the profile)"
     )
+
+
+KEYS = "the keys of the environment (AWS_ACCESS_KEY_ID …WXYZ)"
+BOTH = "AWS_PROFILE and AWS_ACCESS_KEY_ID are both set: the tools differ in which they take; unset one.\n"
+
+
+@pytest.mark.parametrize(
+    ("profile", "key", "warning", "said"),
+    [
+        ("", "", "", "profile default"),
+        ("ours", "", "", "profile ours"),
+        ("", "AKIAIOSFODNN7WXYZ", "", KEYS),
+        ("ours", "AKIAIOSFODNN7WXYZ", BOTH, f"profile ours or {KEYS}"),
+    ],
+)
+def test_whose_account_it_is_is_said(
+    profile: str, key: str, warning: str, said: str, bake: Callable[..., BakedProject]
+) -> None:
+    project = bake(deploy_target="sam", example="minimal")
+    printed = tool(
+        *(project, "tools.deploy", "destroy", "dev"),
+        AWS_PROFILE=profile,
+        AWS_ACCESS_KEY_ID=key,
+        CONFIRM="dev",
+    )
+    assert f"with AWS SAM ({said}, region eu-central-1):\n" in printed
+    assert BOTH in printed if warning else BOTH not in printed
+
+
+# What is typed instead of the word, as Python has it.
+ANSWERS = {"ctrl-D": "EOFError", "ctrl-C": "KeyboardInterrupt", "another word": "['staging']"}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_who_does_not_type_the_word_has_not_confirmed(
+    answer: str, bake: Callable[..., BakedProject]
+) -> None:
+    project = bake(deploy_target="sam", example="minimal")
+    code = (
+        "from unittest.mock import patch; from tools.deploy import confirmed; "
+        f"patch('builtins.input', side_effect={ANSWERS[answer]}).start(); "
+        "patch('sys.stdin').start(); print(confirmed('dev'))"
+    )
+    process = project.run(sys.executable, "-c", code, CONFIRM="")
+    assert process.returncode == 0, described(process)
+    assert process.stdout.split("\n")[-3:] == ["Not confirmed.", "False", ""]

@@ -30,7 +30,7 @@ SERVICE = "{{ cookiecutter.project_slug }}"
 
 
 def place(otherwise: str) -> str:
-    """Profile and region, as the tools will see them.
+    """Profile or keys, and region, as the tools will see them.
 
     Args:
         otherwise: which region it is where the environment names none. Where it is empty, the
@@ -39,7 +39,17 @@ def place(otherwise: str) -> str:
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or otherwise
     if not region:
         sys.exit(f"{TOOL} does not take the region from the profile: set AWS_REGION.")
-    return f"profile {os.environ.get('AWS_PROFILE', 'default')}, region {region}"
+    profile, key = os.environ.get("AWS_PROFILE"), os.environ.get("AWS_ACCESS_KEY_ID")
+    who = [f"profile {profile or 'default'}"] if profile or not key else []
+    if key:
+        who.append(f"the keys of the environment (AWS_ACCESS_KEY_ID …{key[-4:]})")
+    if len(who) == 2:
+        print(
+            "AWS_PROFILE and AWS_ACCESS_KEY_ID are both set: the tools differ in which they take; "
+            "unset one.",
+            file=sys.stderr,
+        )
+    return f"{' or '.join(who)}, region {region}"
 
 
 def confirmed(word: str) -> bool:
@@ -49,7 +59,13 @@ def confirmed(word: str) -> bool:
     if not sys.stdin.isatty():
         print(f"Not confirmed: set CONFIRM={word} where nobody can answer.", file=sys.stderr)
         return False
-    return input(f"Type {word} to go on: ").strip() == word
+    try:
+        if input(f"Type {word} to go on: ").strip() == word:
+            return True
+    except (EOFError, KeyboardInterrupt):
+        print()
+    print("Not confirmed.", file=sys.stderr)
+    return False
 
 
 def main(arguments: list[str]) -> int:
