@@ -174,6 +174,50 @@ def test_killed_role_comes_back(launch: Launch) -> None:
     assert group["worker"].status()["exit"] == "killed by SIGKILL"
 
 
+@pytest.mark.parametrize("finish", ["", "#!/bin/sh\nexec sleep 1000\n"])
+def test_an_end_that_runits_finish_does_not_tell(launch: Launch, write: Write, finish: str) -> None:
+    """Missing, or hanging: ends are noticed all the same, and no second copy is started."""
+    group = launch(write(shell("exec sleep 1000")))
+    role = group["a"]
+    script = role.directory / "runit" / "finish"
+    if group.supervisor == "runit":
+        script.unlink()
+    if group.supervisor == "runit" and finish:
+        script.write_text(finish)
+        script.chmod(0o700)
+    pids = {role.pid}
+    for _ in range(3):
+        role.kill(PATIENCE)
+        role.wait_ready(PATIENCE)
+        pids.add(role.pid)
+    assert len(pids) == 4
+    assert role.status()["restarts"] == 3
+    assert [pid for pid in pids if pid and alive(pid)] == [role.pid]
+    os.kill(role.pid or 0, signal.SIGTERM)
+    wait_until(lambda: role.status()["restarts"] == 4, "restarted unasked")
+    role.wait_ready(PATIENCE)
+    role.stop(PATIENCE)
+    assert role.state == "stopped"
+    time.sleep(0.1 if not finish else 2.2)
+    assert (role.state, role.status()["restarts"]) == ("stopped", 4)
+    role.start()
+    group.stop(graceful=True)
+
+
+def test_a_group_whose_directory_is_gone_obeys(launch: Launch, write: Write, state: State) -> None:
+    group = launch(write(shell("exec sleep 1000", "  b: {binary: sleep, args: [1000]}\n")))
+    before = group["a"].pid
+    processes.remove_tree(str(group.directory))
+    group["a"].kill(PATIENCE)
+    assert not alive(before or 0)
+    began = time.monotonic()
+    group.stop(graceful=True)
+    assert time.monotonic() - began < 10, "it waited for what could not come"
+    log = state.directory / "warden.log"
+    wait_until(lambda: "cannot write" in log.read_text(), "the keeper said so")
+    os.truncate(log, 0)
+
+
 def test_killed_server_keeps_its_port(launch: Launch) -> None:
     group = launch(PAIR)
     port = group["queue"].port
@@ -796,6 +840,37 @@ def test_unknown_supervisor(state: State, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(ProcgroupError, match="runsv or chpst is not on PATH"):
         ProcessGroup.launch(PAIR, supervisor="runit")
+
+
+@linux
+def test_a_state_directory_mounted_noexec(write: Write, tmp_path: Path, state: State) -> None:
+    """runsv could run no script there: built-in, unless runit is asked for, which is refused."""
+    mount, path = tmp_path / "mount", write(shell("exec sleep 1000"))
+    mount.mkdir()
+    python = f"PROCGROUP_STATE_DIR={mount}/state {sys.executable} -m procgroup"
+    script = (
+        f"mount -t tmpfs -o noexec none {mount} || exit 77\n"
+        f"{python} run {path} -- sh -c 'cat $PROCGROUP_GROUP_FILE' || exit\n"
+        f"{python} config {path} | grep ^supervisor\n{python} up {path} --supervisor runit\n"
+    )
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script],
+        env=os.environ | {"PYTHONPATH": str(PACKAGE)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip("may not mount anything")
+    assert json.loads(done.stdout.rpartition("}")[0] + "}")["supervisor"] == "builtin"
+    assert done.stdout.endswith("supervisor: builtin\n")
+    if find_program(["runsv"], tmp_path):
+        assert done.stderr == (
+            f"procgroup: supervisor 'runit' is asked for, but {mount}/state is on a file system "
+            "mounted noexec, where runsv can run no scripts\n"
+        )
+    assert done.returncode == 1
 
 
 def test_a_failed_parse_leaves_nothing(state: State, write: Write) -> None:

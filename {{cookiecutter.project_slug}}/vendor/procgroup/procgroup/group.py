@@ -379,7 +379,7 @@ class ProcessGroup:
         from procgroup.blueprint import load
         from procgroup.launching import choose_supervisor, preloads
 
-        chosen, programs = choose_supervisor(supervisor)
+        chosen, programs = choose_supervisor(supervisor, state)
         read: Blueprint = load(blueprint, variables, overrides)
         modules = preloads(read, supervisor)
         for attempt in range(1, _ATTEMPTS + 1):

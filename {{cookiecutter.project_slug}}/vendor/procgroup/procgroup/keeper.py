@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 # first is none: a test that kills a role wants it back at once.
 BACK_OFF = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
 HEALTHY_AFTER = 1.0  # seconds of life that end a row of crashes, of a role that got ready
+LOOK_AGAIN = 0.2  # seconds between looks at a process whose end the system does not report
 WRITE_AGAIN = 1.0  # seconds until group.json, which could not be written, is tried again
 
 
@@ -72,6 +73,9 @@ class KeptRole:
         self._probe: Probe | None = None
         self._next_probe = 0.0
         self._awaited: int | None = None  # a descriptor of the probe's that is watched
+        self._pidfd: int | None = None  # of a process that is runsv's child
+        self._look_again: float | None = None  # whether it has ended, where there is no pidfd
+        self._lost_at: float | None = None  # when its end, which nobody has reported, counts
         kind = plan["ready"] and plan["ready"]["kind"]
         self._notify = NotifyProbe(plan["notify"]) if kind == "notify" else None
         supervisor = SUPERVISORS[plan["supervisor"]]
@@ -190,6 +194,12 @@ class KeptRole:
         self.pid = pid
         self.start_token = processes.started(pid)
         self.keeper.dirty = True
+        if not self.supervisor.sees_ends:
+            self._pidfd = processes.open_pidfd(pid)
+            if self._pidfd is None:
+                self._look_again = 0.0
+            else:
+                self.keeper.watch(self._pidfd, self._ended)
         if self.state == "stopping":  # it was told to stop before runsv had begun it
             self._signal_tree(self.plan["stop_signal"])
         elif self._probe is None and self.state == "starting":
@@ -198,7 +208,31 @@ class KeptRole:
         else:
             self._next_probe = 0.0
 
+    def _ended(self) -> None:
+        """Its process is gone, as the system says; its supervisor is about to say how."""
+        self._unwatch_end()
+        self._lost_at = time.monotonic() + self.supervisor.patience()
+
+    def _unwatch_end(self) -> None:
+        self._look_again = self._lost_at = None
+        if self._pidfd is not None:
+            self.keeper.unwatch(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = None
+
+    def _await_end(self, now: float) -> float | None:
+        """See to it that no end is missed; when to look again."""
+        if self._look_again is not None and now >= self._look_again:
+            self._look_again = now + LOOK_AGAIN
+            if self.pid is not None and processes.group_of(self.pid) is None:
+                self._ended()
+        if self._lost_at is not None and now >= self._lost_at:
+            self._lost_at = None
+            self.supervisor.lost()
+        return self._look_again if self._lost_at is None else self._lost_at
+
     def _exited(self, status: int | None) -> None:
+        self._unwatch_end()
         lived = time.monotonic() - self.started_at
         group, self.pid, self.start_token = self.pid, None, None
         self.exit_status = exit_text(status)
@@ -319,6 +353,10 @@ class KeptRole:
 
     def tick(self, now: float) -> float | None:
         """Do what is due; the time of the next thing to do, None when only events matter."""
+        due = [at for at in (self._await_end(now), self._advance(now)) if at is not None]
+        return min(due, default=None)
+
+    def _advance(self, now: float) -> float | None:
         if self._cleaner is not None:
             if now < self._cleaner_ends:
                 return self._cleaner_ends

@@ -31,11 +31,11 @@ def wanted_supervisor(wanted: str | None) -> str | None:
     return wanted or os.environ.get("PROCGROUP_SUPERVISOR") or None
 
 
-def choose_supervisor(wanted: str | None) -> tuple[str, dict[str, str]]:
+def choose_supervisor(wanted: str | None, state_dir: Path) -> tuple[str, dict[str, str]]:
     """The supervisor to use and the paths of its programs.
 
-    As asked, else $PROCGROUP_SUPERVISOR, else runit when it is installed. Raises ProcgroupError
-    when runit is asked for and missing.
+    As asked, else $PROCGROUP_SUPERVISOR, else runit when it is installed and may run its scripts in
+    the state directory. Raises ProcgroupError when runit is asked for and one of these is not so.
     """
     wanted = wanted_supervisor(wanted)
     if wanted is not None and wanted not in SUPERVISORS:
@@ -43,11 +43,23 @@ def choose_supervisor(wanted: str | None) -> tuple[str, dict[str, str]]:
     if wanted == "builtin":
         return "builtin", {}
     programs = runit_programs()
-    if programs is not None:
+    if programs is None:
+        problem = "runsv or chpst is not on PATH"
+    elif _noexec(state_dir):
+        problem = f"{state_dir} is on a file system mounted noexec, where runsv can run no scripts"
+    else:
         return "runit", programs
     if wanted == "runit":
-        raise ProcgroupError("supervisor 'runit' is asked for, but runsv or chpst is not on PATH")
+        raise ProcgroupError(f"supervisor 'runit' is asked for, but {problem}")
     return "builtin", {}
+
+
+def _noexec(directory: Path) -> bool:
+    try:
+        flags = os.statvfs(directory).f_flag
+    except OSError:  # it does not exist yet
+        return False
+    return bool(flags & getattr(os, "ST_NOEXEC", 0))
 
 
 def preloads(blueprint: Blueprint, supervisor: str | None) -> tuple[str, ...]:

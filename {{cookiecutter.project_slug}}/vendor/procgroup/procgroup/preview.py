@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from procgroup.launching import Builder, choose_supervisor, port_requests
-from procgroup.registry import port_range
+from procgroup.registry import port_range, state_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def resolve(blueprint: Blueprint, supervisor: str | None = None) -> dict[str, An
 
     Plain data, keyed by role label (`worker.0`). Raises BlueprintError.
     """
-    chosen, programs = choose_supervisor(supervisor)
+    chosen, programs = choose_supervisor(supervisor, state_directory())
     requests = port_requests(blueprint)
     first = port_range()[0]
     with tempfile.TemporaryDirectory(prefix="procgroup-") as scratch:

@@ -29,11 +29,14 @@ _EVERY_SIGNAL = {int(number) for number in signal.valid_signals()}
 # runsv sleeps a second when its service ended within a second of its start.
 _RUNSV_SLEEP = 1.1
 
+# Seconds that `finish` may take to say how a role has ended. Long, for the machine may be busy.
+_FINISH_LATE = 2.0
+
 
 def exit_text(status: int | None) -> str:
-    """What a wait status means, for a person; None: it was lost with its supervisor."""
+    """What a wait status means, for a person; None: runsv, or its `finish`, could not say it."""
     if status is None:
-        return "ended (its status was lost with its supervisor)"
+        return "ended (its status was lost)"
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         try:
@@ -115,6 +118,7 @@ class Supervisor:
     """One role's process. `on_start(pid)` and `on_exit(wait status)` report to the keeper."""
 
     pid: int | None = None
+    sees_ends = True  # whether `on_exit` is sure to be called
 
     def __init__(
         self,
@@ -137,6 +141,13 @@ class Supervisor:
     def own_pids(self) -> list[int]:
         """Direct children of the keeper that this supervisor accounts for."""
         raise NotImplementedError
+
+    def patience(self) -> float:
+        """Seconds after the process's end, of which nothing was heard, until `lost` is due."""
+        return 0.0
+
+    def lost(self) -> None:
+        """The process has ended, and nobody has said so."""
 
     def descriptor(self) -> int | None:
         """A descriptor to poll; `readable` is called when it has something."""
@@ -184,6 +195,8 @@ class Runit(Supervisor):
     STATUS" when it has ended. So nothing has to poll the status file. Each incarnation is started
     with `u` and, once it runs, set to `o` (once): the next is the keeper's to begin.
     """
+
+    sees_ends = False  # where `finish` cannot be run
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -235,6 +248,7 @@ class Runit(Supervisor):
     def _retire(self) -> None:
         """Kill an idle runsv and wait for it, since it holds the directory's lock."""
         if self._runsv is not None:
+            processes.send_group(self._runsv, signal.SIGKILL)  # a `finish` that hangs, too
             processes.send(self._runsv, signal.SIGKILL)
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(self._runsv, 0)
@@ -264,7 +278,12 @@ class Runit(Supervisor):
         *lines, self._buffer = self._buffer.split(b"\n")
         for line in lines:
             word, *numbers = line.split()
-            if word == b"run":
+            if word == b"run" and not self._beginning:
+                # runsv, which `o` has not reached, was quicker: the next start is the keeper's.
+                self._retire()
+                processes.send_group(int(numbers[0]), signal.SIGKILL)
+                processes.send(int(numbers[0]), signal.SIGKILL)
+            elif word == b"run":
                 self._started = time.monotonic()
                 self._beginning = False
                 self.pid = int(numbers[0])
@@ -272,6 +291,18 @@ class Runit(Supervisor):
                 self.on_start(self.pid)
             elif word == b"exit" and self.pid is not None:
                 self._end(_wait_status(int(numbers[0]), int(numbers[1])))
+
+    def patience(self) -> float:
+        # Nothing can be expected where the script is gone, may not be run, or lies on `noexec`.
+        can_say = os.access(os.path.join(self._directory, "finish"), os.X_OK)
+        return _FINISH_LATE if can_say else 0.0
+
+    def lost(self) -> None:
+        pid = self.pid
+        self._retire()
+        self.readable()
+        if pid is not None and self.pid == pid:
+            self._end(None)
 
     def _end(self, status: int | None) -> None:
         self._ended = time.monotonic()
