@@ -12,7 +12,14 @@ from pathlib import Path
 
 import pytest
 from procgroup import PortsExhausted, RegistryError
-from procgroup.registry import Owner, PortRequest, Registry, port_is_free, port_range
+from procgroup.registry import (
+    Owner,
+    PortRequest,
+    Registry,
+    port_is_free,
+    port_range,
+    state_directory,
+)
 
 from .conftest import PACKAGE
 
@@ -22,6 +29,20 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
     # A range of its own: real groups of this machine lease from the default one.
     monkeypatch.setenv("PROCGROUP_PORTS", "32100-32399")
     return Registry(tmp_path / "state")
+
+
+def test_where_the_state_directory_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.delenv("PROCGROUP_STATE_DIR", raising=False)
+    for base in ("", "relative", "./relative"):
+        monkeypatch.setenv("XDG_STATE_HOME", base)
+        assert state_directory() == Path("/home/me/.local/state/procgroup")
+    monkeypatch.setenv("XDG_STATE_HOME", "/var/state")
+    assert state_directory() == Path("/var/state/procgroup")
+    monkeypatch.setenv("PROCGROUP_STATE_DIR", "relative")
+    assert state_directory() == tmp_path / "relative"
+    assert state_directory("~/other") == Path("/home/me/other")
 
 
 def requests(count: int) -> list[PortRequest]:

@@ -114,7 +114,9 @@ def state_directory(explicit: str | os.PathLike[str] | None = None) -> Path:
     if chosen:
         found = Path(os.path.abspath(os.path.expanduser(chosen)))
     else:
-        base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+        base = os.environ.get("XDG_STATE_HOME", "")
+        if not os.path.isabs(base):  # as the XDG specification wants it
+            base = os.path.expanduser("~/.local/state")
         found = Path(base) / "procgroup"
     refuse_other_than_utf8(str(found), "state directory", RegistryError)
     return found
