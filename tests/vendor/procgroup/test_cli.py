@@ -409,7 +409,13 @@ def test_pause_unpause_and_kill(detached: ProcessGroup) -> None:
     wait_until(lambda: "SIGTERM" in str(worker.status()["exit"]), "the signal arrived")
     worker.wait_ready()
     assert procgroup("kill", "-s", "9", "worker") == "worker.0: SIGKILL\n"
-    for name in ("NOPE", "35", "²"):
+    for name, shown in (("40", "RTMIN+6"), ("rtmin+6", "RTMIN+6"), ("SIGRTMAX-24", "RTMAX-24")):
+        assert procgroup("kill", "-s", name, "worker") == f"worker.0: SIG{shown}\n"
+        wait_until(lambda: "signal 40" in str(worker.status()["exit"]), "the signal arrived")
+        worker.wait_ready()
+        procgroup("kill", "worker")
+        worker.wait_ready()
+    for name in ("NOPE", "99", "²", "RTMIN+31", "RTMAX+1"):
         assert "there is no such signal" in procgroup("kill", "-s", name, status=1)
     worker.stop()
     for name in ("HUP", "KILL"):
@@ -544,6 +550,21 @@ def test_errors_are_sentences(state: State, write: Write) -> None:
     for option in (("--scale", "nope=2"), ("--no-start", "nope")):
         errors = procgroup("up", PAIR, *option, status=1)
         assert "roles.nope: there is no such role; the blueprint has queue, worker\n" in errors
+
+
+def test_a_container_engine_that_is_no_command_is_explained(
+    state: State, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write("name: x\nroles: {a: {image: y}}\n")
+    problem = "PROCGROUP_CONTAINER_{}='a \"b': expected words, quoted as in a shell: No closing"
+    monkeypatch.setenv("PROCGROUP_CONTAINER_ENGINE", 'a "b')
+    for verb in (("gc",), ("up", path)):
+        assert problem.format("ENGINE") in procgroup(*verb, status=1)
+    monkeypatch.setenv("PROCGROUP_CONTAINER_ENGINE", "sh")
+    monkeypatch.setenv("PROCGROUP_CONTAINER_OPTIONS", 'a "b')
+    errors = procgroup("up", path, status=1)
+    assert problem.format("OPTIONS") in errors
+    assert "Traceback" not in errors
 
 
 def test_a_state_directory_that_cannot_be_is_explained(state: State, tmp_path: Path) -> None:

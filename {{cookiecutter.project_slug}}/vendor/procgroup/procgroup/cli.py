@@ -652,20 +652,32 @@ def _needed_first(group: ProcessGroup, roles: list[Role]) -> list[Role]:
 
 
 def _kill(options: argparse.Namespace) -> int:
-    name = f"SIG{options.signal.upper().removeprefix('SIG')}"
-    if options.signal.isdecimal():
-        name = next((each.name for each in signal.Signals if each == int(options.signal)), "")
-    if name not in signal.Signals.__members__:
+    wanted = options.signal.upper().removeprefix("SIG")
+    signals = _signals()
+    name = next((name for name, number in signals.items() if wanted in (name, str(number))), None)
+    if name is None:
         raise ProcgroupError(f"--signal {options.signal!r}: there is no such signal")
     with _chosen(options) as group:
         for role in _chosen_roles(group, options.roles):
             runs = role.pid is not None
-            if runs and name == "SIGKILL":
+            if runs and name == "KILL":
                 role.kill()  # and wait until it is dead
-            elif not runs or not role.signal(signal.Signals[name]):
+            elif not runs or not role.signal(signals[name]):
                 raise ProcgroupError(f"{role.label} does not run: nothing to signal")
-            print(f"{role.label}: {name}", flush=True)
+            print(f"{role.label}: SIG{name}", flush=True)
     return 0
+
+
+def _signals() -> dict[str, int]:
+    """Every signal by its names, without SIG; the real-time ones also counted from both ends."""
+    found = {
+        name.removeprefix("SIG"): int(each) for name, each in signal.Signals.__members__.items()
+    }
+    first, last = found.get("RTMIN", 1), found.get("RTMAX", 0)
+    for number in range(first, last + 1):
+        found.setdefault(f"RTMIN+{number - first}", number)
+        found.setdefault(f"RTMAX-{last - number}", number)
+    return found
 
 
 def _down(options: argparse.Namespace) -> int:

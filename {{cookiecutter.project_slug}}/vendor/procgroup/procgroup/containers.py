@@ -37,7 +37,7 @@ def find_engine(wanted: Sequence[str] = ()) -> list[str]:
     first, then what the blueprint wants, then docker or podman from PATH; where both are installed,
     podman if no Docker daemon answers. Raises ProcgroupError when there is none.
     """
-    command = shlex.split(os.environ.get("PROCGROUP_CONTAINER_ENGINE", "")) or list(wanted)
+    command = _words("PROCGROUP_CONTAINER_ENGINE") or list(wanted)
     if command:
         program = shutil.which(os.path.expanduser(command[0]))
         if program is None:
@@ -71,7 +71,16 @@ def _ask(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 def extra_options() -> list[str]:
     """Options for each `run` on this machine: $PROCGROUP_CONTAINER_OPTIONS, words as in a shell."""
-    return shlex.split(os.environ.get("PROCGROUP_CONTAINER_OPTIONS", ""))
+    return _words("PROCGROUP_CONTAINER_OPTIONS")
+
+
+def _words(variable: str) -> list[str]:
+    text = os.environ.get(variable, "")
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        problem = f"{variable}={text!r}: expected words, quoted as in a shell: {error}"
+        raise ProcgroupError(problem) from None
 
 
 def container_name(group: str, role: str, replica: int) -> str:
@@ -136,10 +145,11 @@ def remove_strays(registry: Registry) -> list[str]:
     """Remove containers of groups that the registry does not know and no keeper keeps; their names.
 
     For what even the sweep cannot know, such as groups of a registry that was damaged. Raises
-    ProcgroupError when the engine does not remove them.
+    ProcgroupError when the engine does not remove them, or is named by what is no command.
     """
     from procgroup.sweep import group_document, keeper_alive
 
+    _words("PROCGROUP_CONTAINER_ENGINE")  # to have none is no error, to name none is one
     try:
         engine = find_engine()
         listed = _ask(
