@@ -7,6 +7,7 @@ import ctypes
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -748,7 +749,7 @@ def test_a_full_disk_while_rendering(
         timeout=PATIENCE,
         check=True,
     ).stdout
-    assert "File too large" in said
+    assert re.search(r"File too large: '.*/a\.0/large'$", said)
     fresh_state.expect_nothing_left()
 
 
@@ -973,6 +974,26 @@ def test_exit_without_stop_leaves_nothing(state: State, supervisor: str) -> None
         timeout=PATIENCE,
     )
     state.expect_nothing_left()
+
+
+def test_ctrl_c_at_exit_is_quiet_and_skips_nothing(fresh_state: State) -> None:
+    code = (
+        "from procgroup import ProcessGroup, wardens\n"
+        f"ProcessGroup.launch({str(PAIR)!r})\nclose_all = wardens.close_all\n"
+        "def interrupted(timeout):\n    wardens.close_all = close_all\n    raise KeyboardInterrupt\n"
+        "wardens.close_all = interrupted\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(PACKAGE)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE,
+    )
+    assert done.stderr == ""
+    left = processes_of(fresh_state.directory)
+    assert left == {}, "it waited for its warden"
 
 
 # What asks instead of /proc; a Mac has both.

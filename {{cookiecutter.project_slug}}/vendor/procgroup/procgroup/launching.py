@@ -147,13 +147,26 @@ class Builder:
         return known
 
     def _text(self, text: str, context: dict[str, Any], *key: str | int) -> str:
-        if not is_template(text):
-            return text
-        from procgroup.rendering import render_text
+        if is_template(text):
+            from procgroup.rendering import render_text
 
-        file = self.blueprint.source(*key)
-        seen = {**context, "blueprint": _file_context(file)}
-        return render_text(text, seen, self.blueprint.where(*key), file.parent)
+            file = self.blueprint.source(*key)
+            seen = {**context, "blueprint": _file_context(file)}
+            text = render_text(text, seen, self.blueprint.where(*key), file.parent)
+        if "\0" in text:
+            where = self.blueprint.where(*key)
+            raise BlueprintError(f"{where}: no process can be given a NUL character: {text!r}")
+        return self._utf8(text, *key)
+
+    def _utf8(self, text: str, *key: str | int) -> str:
+        """The same, once it is known that it can be written."""
+        try:
+            if not text.isascii():
+                text.encode(errors="surrogateescape")
+        except UnicodeEncodeError as error:
+            where, bad = self.blueprint.where(*key), text[error.start]
+            raise BlueprintError(f"{where}: UTF-8 has no {bad!r}: half a character") from None
+        return text
 
     def _base(self, *key: str | int) -> Path:
         """Where relative paths of `key` begin: at the file it stands in, included ones too."""
@@ -399,7 +412,7 @@ class Builder:
         file = Path(os.path.abspath(base / self._text(template, context, *key)))
         seen = {**context, "blueprint": _file_context(self.blueprint.source(*key))}
         text = render_file(file, seen, self.blueprint.where(*key), base)
-        self._write(directory / name, text, mode)
+        self._write(directory / name, self._utf8(text, *key), mode)
 
     def _ready(
         self, role: RoleSpec, own: dict[str, Any], context: dict[str, Any]
@@ -459,8 +472,12 @@ class Builder:
         if mode & 0o077:
             os.fchmod(descriptor, mode)  # whatever the umask
         # What came from a variable that is no UTF-8 is written as the bytes that it came from.
-        with open(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(text)
+        try:
+            with open(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
+                file.write(text)
+        except OSError as error:
+            error.filename = str(path)
+            raise
 
 
 def _file_context(file: Path) -> dict[str, str]:
