@@ -283,11 +283,22 @@ def test_a_paused_role_can_be_stopped(launch: Launch) -> None:
     assert group["worker"].status()["exit"] == "killed by SIGTERM", "it woke to obey"
 
 
+def test_start_resumes_a_paused_role(launch: Launch) -> None:
+    group = launch(PAIR)
+    worker = group["worker"]
+    before = worker.pid
+    worker.pause()
+    worker.start(PATIENCE)
+    assert (worker.state, worker.pid) == ("ready", before)
+
+
 def test_signal_reaches_the_main_process(launch: Launch, write: Write) -> None:
     script = "trap 'echo hello' USR1; echo up; while :; do sleep 0.01; done"
     group = launch(write(shell(script, "    ready: {log: up}\n")))
     assert group["a"].signal(signal.SIGUSR1)
     wait_until(lambda: "hello" in group["a"].log(), "the handler ran")
+    with pytest.raises(ProcgroupError, match="there is no signal 99"):
+        group["a"].signal(99)
     group["a"].stop()
     assert not group["a"].signal(signal.SIGUSR1)
 
@@ -333,6 +344,18 @@ def test_crash_loop_is_reported_not_endless(launch: Launch, write: Write, state:
     (kept,) = (state.directory / "groups").iterdir()
     assert f"kept for inspection: {kept}" in message
     assert (kept / "a.0" / "log").read_text() == "cannot work\n" * 6
+    clear_kept(state)
+
+
+def test_a_crash_loop_is_the_reason_of_the_role_that_crashes_alone(
+    launch: Launch, write: Write, state: State
+) -> None:
+    extra = "    ready: {log: never}\n  b: {binary: sh, args: [-c, exit 1], ready: {log: never}}\n"
+    with pytest.raises(LaunchError) as caught:
+        launch(write(shell("exec sleep 1000", extra)))
+    message = str(caught.value)
+    assert re.search(r"a\.0 is not ready after .* s \(another role gave up\): runs, but", message)
+    assert re.search(r"b\.0 is not ready after .* s \(crash loop\): gave up after", message)
     clear_kept(state)
 
 
@@ -611,6 +634,41 @@ def test_a_variable_that_is_no_utf_8_arrives_as_it_is(
     group = launch(path)
     assert group["a"].log_path.read_bytes() == b"<\xff> <\xff>\n<\xff>\ndone\n"
     assert resolve(load(path))["roles"]["a.0"]["configs"] == {"c": os.fsdecode(b"<\xff>\n")}
+
+
+HALF = "\ud800"  # of a character beyond U+FFFF, as UTF-16 has them
+
+
+@pytest.mark.parametrize(
+    ("bad", "problem"),
+    [("a\0b", "no process can be given a NUL"), (HALF, r"UTF-8 has no '\\ud800'")],
+)
+@pytest.mark.parametrize("key", ["environment.X", "args[0]", "python", "working_directory"])
+def test_texts_that_no_process_can_be_given(
+    launch: Launch, write: Write, state: State, key: str, bad: str, problem: str
+) -> None:
+    """From a template or as they stand, they are named before anything starts."""
+    name, _, _ = key.partition("[")
+    for text, variables in (("{{ variables.x }}", {"x": bad}), ("a\0b", {})):
+        value: Any = {"X": text} if name == "environment.X" else text
+        role = {"python": "x", name.partition(".")[0]: [value] if key == "args[0]" else value}
+        path = write("name: bad\nvariables: {x: 1}\nroles:\n  a: " + json.dumps(role) + "\n")
+        with pytest.raises(BlueprintError, match=problem if variables else "NUL") as caught:
+            launch(path, variables=variables)
+        assert str(caught.value).startswith(f"{path}:4: roles.a.{key}: ")
+        state.expect_nothing_left()
+
+
+def test_a_config_may_have_a_nul_but_no_half_a_character(launch: Launch, write: Write) -> None:
+    text = (
+        "name: bad\nvariables: {x: 1}\n"
+        "roles:\n  a: {binary: sleep, args: [1000], configs: {c: c.j2}}\n"
+    )
+    path = write(text, c__j2="{{ variables.x }}")
+    role = launch(path, variables={"x": "a\0b"})["a"]
+    assert role.configs["c"].read_bytes() == b"a\0b"
+    with pytest.raises(BlueprintError, match=r":4: roles.a.configs.c: UTF-8 has no '\\ud800'"):
+        launch(path, variables={"x": HALF})
 
 
 def test_program_that_cannot_run(

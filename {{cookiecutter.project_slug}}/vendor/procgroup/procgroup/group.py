@@ -81,7 +81,18 @@ def _after_fork_in_child() -> None:
 
 _abandoned: list[dict[Path, Registry]] = []
 os.register_at_fork(after_in_child=_after_fork_in_child)
-atexit.register(shut_down)
+
+
+def _shut_down_at_exit() -> None:
+    while True:
+        try:
+            shut_down()
+            break
+        except KeyboardInterrupt:  # that ends a wait, and nothing that is to be done
+            continue
+
+
+atexit.register(_shut_down_at_exit)
 
 
 class _Connection:
@@ -153,8 +164,8 @@ class _Connection:
         self._channel.close()
 
 
-class _Refused(Exception):
-    """The keeper's no; always turned into a public error."""
+class _Refused(ProcgroupError):
+    """The keeper's no; turned into an error that says more where more is known."""
 
     def __init__(self, message: dict[str, Any]) -> None:
         super().__init__(message["error"])
@@ -213,7 +224,10 @@ class Role(RoleInfo):
         self._control("stop", self._limit(timeout, patience), patience)
 
     def start(self, timeout: float = 30.0) -> None:
-        """Start a stopped or given-up role and wait until it is ready. Raises NotReady."""
+        """Start a stopped or given-up role, or resume a paused one, and wait until it is ready.
+
+        Raises NotReady.
+        """
         self._control("start", timeout)
 
     def restart(self, timeout: float | None = None, *, patience: float | None = None) -> None:
@@ -238,7 +252,12 @@ class Role(RoleInfo):
         self._control("resume", 30.0)
 
     def signal(self, number: int | signal.Signals) -> bool:
-        """Send a signal to the main process alone; False when there is none."""
+        """Send a signal to the main process alone; False when there is none.
+
+        Raises ProcgroupError when there is no such signal, or the role may not be sent it.
+        """
+        if number not in {0, *signal.valid_signals()}:
+            raise ProcgroupError(f"there is no signal {number}")
         sent: bool = self._group._call(
             "signal", 30.0, role=self.name, replica=self.replica, number=int(number)
         )
@@ -487,7 +506,11 @@ class ProcessGroup:
             if report["state"] in ("ready", "stopped"):
                 continue
             role = self._replicas[report["role"]][report["replica"]]
-            text += describe(role, report, refusal.text, waited)
+            gave_up = refusal.text == "crash loop" and report["state"] != "failed"
+            reason = "another role gave up" if gave_up else refusal.text
+            text += describe(role, report, reason, waited)
+        if not refusal.roles:
+            text += f"{refusal.text}\n"
         return text + f"kept for inspection: {self.directory}"
 
     @classmethod

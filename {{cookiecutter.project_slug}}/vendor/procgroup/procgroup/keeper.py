@@ -91,7 +91,9 @@ class KeptRole:
         """Want the role to run, forgiving earlier crashes."""
         self.wanted = True
         self._deliberate = False
-        if self.state in ("stopped", "failed", "back-off", "stopping"):
+        if self.state == "paused":
+            self.resume()
+        elif self.state in ("stopped", "failed", "back-off", "stopping"):
             self.crashes = 0
             if self._cleaner is not None:
                 self._become("back-off")  # it begins when all is clean
