@@ -204,6 +204,25 @@ def test_an_end_that_runits_finish_does_not_tell(launch: Launch, write: Write, f
     group.stop(graceful=True)
 
 
+def test_what_runsv_starts_unasked_is_killed(
+    launch: Launch, write: Write, supervisor: str, tmp_path: Path
+) -> None:
+    """As when a person has written to its control pipe: starts are the keeper's."""
+    if supervisor != "runit":
+        pytest.skip("the built-in supervisor has no runsv")
+    group = launch(write(shell(f"echo $$ >> {tmp_path}/pids; exec sleep 1000")))
+    role = group["a"]
+    runsv = int(Path(f"/proc/{role.pid}/stat").read_text().rpartition(")")[2].split()[1])
+    role.stop()
+    (role.directory / "runit" / "supervise" / "control").write_text("u")
+    wait_until(lambda: not alive(runsv), "the keeper saw to it")
+    assert (role.state, role.pid) == ("stopped", None)
+    role.start()
+    wait_until(lambda: str(role.pid) in (tmp_path / "pids").read_text().split(), "it runs")
+    pids = map(int, (tmp_path / "pids").read_text().split())
+    assert [pid for pid in pids if alive(pid)] == [role.pid]
+
+
 def test_a_group_whose_directory_is_gone_obeys(launch: Launch, write: Write, state: State) -> None:
     group = launch(write(shell("exec sleep 1000", "  b: {binary: sleep, args: [1000]}\n")))
     before = group["a"].pid
