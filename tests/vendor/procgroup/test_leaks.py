@@ -472,9 +472,16 @@ def count_everything(state: State) -> dict[str, Any]:
     }
 
 
+def only_wardens() -> bool:
+    """Whether all keepers have ended: one that has said goodbye has yet to, and to be collected."""
+    parents = processes.parents()
+    return {parents.get(pid) for pid in processes.descendants(os.getpid())} <= {os.getpid()}
+
+
 def launch_in_a_row(launch: Launch, state: State, times: int) -> None:
     for _ in range(2):
         launch(PAIR).stop()
+    wait_until(only_wardens, "no keepers")
     before = count_everything(state)
     held = len(registry_files(state))
     children = set(processes.descendants(os.getpid()))
@@ -484,8 +491,8 @@ def launch_in_a_row(launch: Launch, state: State, times: int) -> None:
         ports.add(group["queue"].port)
         group.stop()
     state.expect_nothing_left()
-    # A keeper that has said goodbye has yet to end, and its warden to collect it.
-    wait_until(lambda: children.issuperset(processes.descendants(os.getpid())), "no new children")
+    wait_until(only_wardens, "no keepers")
+    assert children.issuperset(processes.descendants(os.getpid()))
     assert count_everything(state) == before
     # SQLite closes the file late that another connection, such as that of `leftovers`, has had beside
     # this process's own, and takes it again for the next: one more is no leak, one a launch is.
