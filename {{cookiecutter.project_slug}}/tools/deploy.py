@@ -56,6 +56,7 @@ def confirmed(word: str) -> bool:
     """True when the person types the word; a pipeline says it with CONFIRM."""
     if os.environ.get("CONFIRM") == word:
         return True
+    sys.stdout.flush()  # what was said so far, ahead of what standard error says
     if not sys.stdin.isatty():
         print(f"Not confirmed: set CONFIRM={word} where nobody can answer.", file=sys.stderr)
         return False
@@ -63,7 +64,7 @@ def confirmed(word: str) -> bool:
         if input(f"Type {word} to go on: ").strip() == word:
             return True
     except (EOFError, KeyboardInterrupt):
-        print()
+        print(file=sys.stderr)
     print("Not confirmed.", file=sys.stderr)
     return False
 

@@ -7,6 +7,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -293,6 +294,33 @@ def test_damage_that_sqlite_describes_in_what_is_no_utf_8_is_found(registry: Reg
             "WHERE name = 'cursor'"
         )
     assert Registry(registry.state_dir).groups() == []
+
+
+BEGIN = """
+import sys, time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from procgroup.registry import Registry
+directory, begin = Path(sys.argv[1]), float(sys.argv[2])
+with ThreadPoolExecutor(4) as threads:
+    for place in range(40):
+        time.sleep(max(0, begin + place * 0.03 - time.time()))
+        opened = threads.map(Registry, [directory / str(place)] * 4)
+        print(sum(len(each.groups()) for each in opened))
+"""
+
+
+def test_many_begin_a_registry_at_once(tmp_path: Path) -> None:
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", BEGIN, str(tmp_path), str(time.time() + 0.5)],
+            env=os.environ | {"PYTHONPATH": str(PACKAGE)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    assert [process.communicate(timeout=60)[0] for process in processes] == ["0\n" * 40] * 4
 
 
 def test_many_find_the_damage_at_once(registry: Registry) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # the version as it is, so every statement here names its columns; any other change raises it, and
 # each version refuses the other's file.
 SCHEMA_VERSION = 1
+PATIENCE = 30.0  # seconds that others may keep the file locked
 DEFAULT_PORTS = (20000, 32000)  # below 32768, where Linux hands out ephemeral ports
 KEEP_FAILED = 3 * 24 * 3600.0  # seconds that the directory of a failed run is kept
 
@@ -210,7 +211,7 @@ class Registry:
             inode = self._inode_there()
             try:
                 database = sqlite3.connect(
-                    self.path, timeout=30.0, isolation_level=None, check_same_thread=False
+                    self.path, timeout=PATIENCE, isolation_level=None, check_same_thread=False
                 )
             except sqlite3.Error as error:
                 raise self._unusable(error) from error
@@ -253,7 +254,7 @@ class Registry:
     def _prepare(self, database: sqlite3.Connection) -> None:
         version = database.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
-            database.execute("PRAGMA journal_mode = WAL")
+            _write_ahead(database)
             database.execute("BEGIN IMMEDIATE")
             if database.execute("PRAGMA user_version").fetchone()[0] == 0:
                 for statement in _SCHEMA.split(";"):
@@ -468,6 +469,19 @@ def _is_damage(error: Exception) -> bool:
         text = str(error)
         return text.startswith(("no such ", "Could not decode")) or text.endswith(" already exists")
     return type(error) in (sqlite3.DatabaseError, UnicodeDecodeError)
+
+
+def _write_ahead(database: sqlite3.Connection) -> None:
+    """Have a new file written ahead. Of two who begin it at once, SQLite refuses one without a wait."""
+    ends = time.monotonic() + PATIENCE
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if _kind(error) != sqlite3.SQLITE_BUSY or time.monotonic() > ends:
+                raise
+            time.sleep(0.002)
 
 
 def _check_soundness(database: sqlite3.Connection) -> None:
