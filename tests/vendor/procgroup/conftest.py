@@ -210,11 +210,12 @@ def warmed(blueprint: Path, state_dir: Path | None = None) -> WarmWarden:
     state, modules = state_directory(state_dir), preloads(load(blueprint), "builtin")
 
     def settled() -> WarmWarden | None:
-        wardens.warm_up(state, modules)
-        warden = wardens._warm[state, modules]
-        if warden.failed or wardens._usable(state, modules):
-            return warden
-        return None
+        with wardens._lock:  # other threads launch, too
+            wardens.warm_up(state, modules)
+            warden = wardens._warm[state, modules]
+            if warden.failed or wardens._usable(state, modules):
+                return warden
+            return None
 
     found: WarmWarden = wait_until(settled, "warm, or failed")
     return found
