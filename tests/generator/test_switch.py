@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -84,11 +85,21 @@ TABLE = '\n[tool.ours]\nkey = "value"\n'
 
 
 @pytest.mark.parametrize("example", ["minimal", "statements"])
-@pytest.mark.parametrize(("now", "target"), [("sam", "cdk"), ("cdk", "serverless")])
-def test_what_is_added_to_the_end_of_pyproject_stands_in_no_switchs_way(
-    now: str, target: str, example: str, own_template: Template, tmp_path: Path
+def test_the_end_of_pyproject_is_the_same_for_all_targets(
+    example: str, bake: Callable[..., BakedProject]
 ) -> None:
-    answers = {"example": example, "deploy_target": now}
+    """So that what is added there is in no switch's way."""
+    ends = {
+        tuple(bake(deploy_target=target, example=example).read("pyproject.toml").splitlines()[-4:])
+        for target in ("sam", "cdk", "serverless")
+    }
+    assert len(ends) == 1
+
+
+def test_what_is_added_to_the_end_of_pyproject_stands_in_no_switchs_way(
+    own_template: Template, tmp_path: Path
+) -> None:
+    answers, target = {"example": "statements", "deploy_target": "cdk"}, "serverless"
     project = born("copier", own_template.here, tmp_path / "output", **answers)
     pyproject = project.path / "pyproject.toml"
     pyproject.write_text(pyproject.read_text("utf-8") + TABLE, "utf-8")
