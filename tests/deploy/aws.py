@@ -36,7 +36,21 @@ ACCOUNT = "123456789012"
 REGION = "eu-central-1"
 
 
-class Alias(CloudFormationModel):
+class _GoesAlong:
+    """What need not be deleted: it goes with its function, or does nothing that could be stopped."""
+
+    @classmethod
+    def delete_from_cloudformation_json(
+        cls,
+        resource_name: str,
+        cloudformation_json: dict[str, Any],
+        account_id: str,
+        region_name: str,
+    ) -> None:
+        """Nothing."""
+
+
+class Alias(_GoesAlong, CloudFormationModel):
     """AWS::Lambda::Alias."""
 
     def __init__(self, properties: dict[str, Any], account_id: str, region_name: str) -> None:
@@ -81,18 +95,8 @@ class Alias(CloudFormationModel):
     ) -> Alias:
         return cls(cloudformation_json["Properties"], account_id, region_name)
 
-    @classmethod
-    def delete_from_cloudformation_json(
-        cls,
-        resource_name: str,
-        cloudformation_json: dict[str, Any],
-        account_id: str,
-        region_name: str,
-    ) -> None:
-        """The function goes too, and the alias with it."""
 
-
-class Url(CloudFormationModel):
+class Url(_GoesAlong, CloudFormationModel):
     """AWS::Lambda::Url."""
 
     # Where a test answers for the function; moto answers nowhere.
@@ -126,18 +130,8 @@ class Url(CloudFormationModel):
         lambda_backends[account_id][region_name].create_function_url_config(arn, properties)
         return cls(arn)
 
-    @classmethod
-    def delete_from_cloudformation_json(
-        cls,
-        resource_name: str,
-        cloudformation_json: dict[str, Any],
-        account_id: str,
-        region_name: str,
-    ) -> None:
-        """The function goes too, and the URL with it."""
 
-
-class Alarm(CloudFormationModel):
+class Alarm(_GoesAlong, CloudFormationModel):
     """AWS::CloudWatch::Alarm: its name and ARN, and nothing that it would do."""
 
     def __init__(self, name: str, account_id: str, region_name: str) -> None:
@@ -177,16 +171,6 @@ class Alarm(CloudFormationModel):
         region_name: str,
     ) -> Alarm:
         return original_resource
-
-    @classmethod
-    def delete_from_cloudformation_json(
-        cls,
-        resource_name: str,
-        cloudformation_json: dict[str, Any],
-        account_id: str,
-        region_name: str,
-    ) -> None:
-        """Nothing watches, so nothing stops."""
 
 
 def _version_attribute(version: LambdaVersion, name: str) -> str:

@@ -80,6 +80,12 @@ def announce(before: dict[str, bytes], after: dict[str, bytes]) -> bool:
     return bool(lost)
 
 
+def git(*arguments: str) -> str:
+    """What git says of this project."""
+    command = ("git", *arguments)
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True).stdout
+
+
 def main(arguments: list[str]) -> int:
     recorded = yaml.safe_load((PROJECT / ".copier-answers.yml").read_text("utf-8"))
     now = recorded["deploy_target"]
@@ -90,8 +96,7 @@ def main(arguments: list[str]) -> int:
     if "_commit" not in recorded:
         print("This service has no link to a version of its template.", file=sys.stderr)
         return 1
-    uncommitted = ("git", "status", "--porcelain")
-    if changed := subprocess.run(uncommitted, cwd=PROJECT, capture_output=True, text=True).stdout:
+    if changed := git("status", "--porcelain"):
         print(f"Commit your changes first:\n{changed}", end="", file=sys.stderr)
         return 1
     print(f"Switches from {now} to {target}, at the template's version {recorded['_commit']}.")
@@ -118,13 +123,7 @@ def main(arguments: list[str]) -> int:
     print("+", " ".join(command), flush=True)
     if status := subprocess.run(command, cwd=PROJECT).returncode:
         return status
-    conflicts = subprocess.run(
-        ("git", "diff", "--name-only", "--relative", "--diff-filter=U"),
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-    ).stdout.splitlines()
-    if conflicts:
+    if conflicts := git("diff", "--name-only", "--relative", "--diff-filter=U").splitlines():
         print(f"Conflicts to settle, marked in the files: {', '.join(conflicts)}", file=sys.stderr)
     return bool(conflicts)
 
