@@ -248,6 +248,37 @@ def test_wardens_that_nobody_needs_any_more_end(modules: Path, write: Write, sta
     assert second.alive()
 
 
+def test_a_plain_warden_ends_when_many_launches_have_done_without(
+    modules: Path, write: Write, state: State
+) -> None:
+    path = write(blueprint("as_module"))
+    other = write("name: other\nroles:\n  a: {binary: sleep, args: ['1000']}\n", "other.yaml")
+
+    def launch_warm(times: int) -> None:
+        for _ in range(times):
+            with ProcessGroup.launch(path, supervisor="builtin") as group:
+                assert how(group) == "forked"
+
+    first = ProcessGroup.launch(path, supervisor="builtin")
+    plain = wardens._plain[state.directory]
+    warmed(path)
+    launch_warm(wardens.SPARE - 1)
+    ProcessGroup.launch(other, supervisor="builtin").stop()
+    launch_warm(wardens.SPARE - 1)
+    assert wardens._plain[state.directory] is plain, "it was of use meanwhile"
+    launch_warm(1)
+    assert state.directory not in wardens._plain
+    assert first["a"].state == "ready", "it has its group still"
+    os.kill(json.loads(first.file.read_text())["keeper"]["pid"], signal.SIGKILL)
+    wait_until(lambda: not plain.alive(), "the plain one has ended")
+    assert first.directory.exists(), "its launcher lives, whose registry and groups these are"
+    first.stop()
+    launch_warm(1)
+    assert state.directory not in wardens._plain
+    with ProcessGroup.launch(other, supervisor="builtin"):
+        assert wardens._plain[state.directory].alive()
+
+
 def test_a_warden_that_gets_ready_while_it_is_asked_is_kept(
     modules: Path, write: Write, state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,10 +86,9 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 def _shut_down_at_exit() -> None:
     while True:
         try:
-            shut_down()
-            break
+            return shut_down()
         except KeyboardInterrupt:  # that ends a wait, and nothing that is to be done
-            continue
+            pass
 
 
 atexit.register(_shut_down_at_exit)
@@ -125,7 +124,6 @@ class _Connection:
                         f"the group's keeper did not answer {name!r} within {limit:.1f} s"
                     )
                 for message in self._receive(left):
-                    self._lost = message.get("lost", self._lost)
                     if message.get("id") == number:
                         if "error" in message:
                             raise _Refused(message)
@@ -137,7 +135,6 @@ class _Connection:
         deadline = time.monotonic() + limit
         while not self._channel.closed and (left := deadline - time.monotonic()) > 0:
             for message in self._receive(left):
-                self._lost = message.get("lost", self._lost)
                 if "hello" in message:
                     return int(message["hello"])
         raise self._gone()
@@ -151,7 +148,10 @@ class _Connection:
         """What arrives within `left` seconds, or a part of them: a signal that comes between Python's
         last look and the wait is not heard before that ends, and ctrl-C would be lost."""
         self._channel.connection.settimeout(min(left, _SIGNAL_LATE))
-        return self._channel.receive()
+        messages = self._channel.receive()
+        for message in messages:
+            self._lost = message.get("lost", self._lost)
+        return messages
 
     def wait_closed(self, limit: float) -> bool:
         """Wait for the keeper's end, which closes its side."""
@@ -394,7 +394,7 @@ class ProcessGroup:
         from procgroup.registry import state_directory
 
         state = state_directory(state_dir)
-        wardens.prepare(state)  # it gets ready while this process reads YAML
+        wardens.expect(state)  # it gets ready while this process reads YAML
         from procgroup.blueprint import load
         from procgroup.launching import choose_supervisor, preloads
 

@@ -23,8 +23,8 @@ from procgroup.channel import Channel
 from procgroup.forked import BecomeRole, run
 from procgroup.keeper import run_keeper
 
-# A launcher's requests: a keeper, with its lease as ancillary data; the end.
-KEEPER, GOODBYE = b"k", b"g"
+# A launcher's requests: a keeper, with its lease as ancillary data; no more of them; the end.
+KEEPER, RETIRE, GOODBYE = b"k", b"r", b"g"
 
 
 class Warden:
@@ -35,6 +35,7 @@ class Warden:
         self._pidfd = processes.open_pidfd(launcher_pid)
         self._keepers: set[int] = set()
         self.dismissed = False  # the launcher left in good order, and leaves nothing behind
+        self._retired = False
         # Keepers hold the reading end; the kernel closes the writing end with this process.
         self._life = os.pipe()
         self._signals = os.pipe()
@@ -71,6 +72,7 @@ class Warden:
             return False
         if data != KEEPER:
             self.dismissed = data == GOODBYE
+            self._retired = data == RETIRE
             return False
         descriptors = array.array("i")
         for level, kind, payload in ancillary:
@@ -117,13 +119,15 @@ class Warden:
             lost = self._keepers & processes.kill_descendants(spare=self._keepers)
 
     def _close(self) -> None:
-        """The launcher is gone. Keepers know by themselves; detached ones live on."""
+        """The launcher is gone, or needs no more. Keepers know by themselves; detached ones live on."""
         self._launcher.close()
         while self._keepers:
             select.select([self._signals[0]], [], [], 1.0)
             with contextlib.suppress(BlockingIOError):
                 os.read(self._signals[0], 512)
             self._reap()
+        if self._retired and self._pidfd is not None:
+            self.dismissed = not select.select([self._pidfd], [], [], 0)[0]  # it lives
 
 
 def main() -> None:

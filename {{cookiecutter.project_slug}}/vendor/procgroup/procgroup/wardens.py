@@ -21,7 +21,7 @@ from pathlib import Path
 from procgroup import processes
 from procgroup.channel import Channel
 
-KEEPER, GOODBYE = b"k", b"g"  # as in `warden`, which a launcher need not import
+KEEPER, RETIRE, GOODBYE = b"k", b"r", b"g"  # as in `warden`, which a launcher need not import
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Warden:
             )
         self.socket = ours
         self.detached = False
-        self.seen: set[int] | None = None  # by `one_is_lost`
+        self.passed_over = 0  # launches, one after the other, that a warm one has served
 
     def changes(self) -> dict[str, str | None]:
         """What this process's environment has become since; None: no such variable any more."""
@@ -112,12 +112,15 @@ class Warden:
 
     def leave(self) -> None:
         """Let the warden end, as soon as its keepers have; this process leaves nothing behind."""
-        with contextlib.suppress(OSError):  # it has left us, or has been left before
-            self.socket.send(GOODBYE)
-        self.retire()
+        self._part(GOODBYE)
 
     def retire(self) -> None:
         """Let it end likewise; should this process die meanwhile, it still clears the registry."""
+        self._part(RETIRE)
+
+    def _part(self, word: bytes) -> None:
+        with contextlib.suppress(OSError):  # it has left us, or has been left before
+            self.socket.send(word)
         self.socket.close()
 
     def close(self, timeout: float) -> None:
@@ -209,19 +212,22 @@ class WarmWarden(Warden):
                 return False
         return True
 
-    def retire(self) -> None:
+    def _part(self, word: bytes) -> None:
         """As ever; but one that still imports would not hear it, has no keepers, and is killed."""
         if not self._ready and self.alive():
             self.process.kill()
-        super().retire()
+        super()._part(word)
 
 
 # Of each kind, at once in a process, however many state directories and sets of modules it uses. Each
 # holds some 10 to 20 MB; those used least lately go first.
 MOST = 4
+# A plain warden ends when so many launches, one after the other, have done without.
+SPARE = 8
 _lock = threading.RLock()  # guards what follows
 _plain: dict[Path, Warden] = {}
 _warm: dict[tuple[Path, tuple[str, ...]], WarmWarden] = {}
+_seen: dict[Path, set[int]] = {}  # wardens' pids, as `one_is_lost` last saw them for a directory
 _retired: list[Warden] = []  # they serve no new groups, and end with those they have
 
 
@@ -239,18 +245,40 @@ def prepare(state_dir: Path) -> Warden:
         return warden
 
 
+def expect(state_dir: Path) -> None:
+    """`prepare`, unless a warm one is likely to serve what is launched next."""
+    with _lock:
+        warm = (warden for (place, _), warden in _warm.items() if place == state_dir)
+        if not any(warden.ready() and warden.alive() for warden in warm):
+            prepare(state_dir)
+
+
 def new_keeper(state_dir: Path, modules: tuple[str, ...]) -> tuple[Warden, socket.socket]:
     """A new keeper's lease, and the warden it is from: warm with the modules, if one is."""
     with _lock:
         warm = _usable(state_dir, modules) if modules else None
         if warm is not None:
             with contextlib.suppress(OSError):
-                return warm, warm.new_keeper()
+                lease = warm.new_keeper()
+                _pass_over(state_dir)
+                return warm, lease
         with contextlib.suppress(OSError):  # it may be killed at this very moment
-            warden = prepare(state_dir)
-            return warden, warden.new_keeper()
-        warden = prepare(state_dir)
-        return warden, warden.new_keeper()
+            return _from_plain(state_dir)
+        return _from_plain(state_dir)
+
+
+def _from_plain(state_dir: Path) -> tuple[Warden, socket.socket]:
+    warden = prepare(state_dir)
+    warden.passed_over = 0
+    return warden, warden.new_keeper()
+
+
+def _pass_over(state_dir: Path) -> None:
+    plain = _plain.get(state_dir)
+    if plain is not None:
+        plain.passed_over += 1
+        if plain.passed_over >= SPARE:
+            _retire(_plain.pop(state_dir))
 
 
 def _usable(state_dir: Path, modules: tuple[str, ...]) -> WarmWarden | None:
@@ -272,12 +300,11 @@ def one_is_lost(state_dir: Path) -> bool:
     with _lock:
         every = (*_plain.values(), *_warm.values(), *_retired)
         running = {warden.process.pid for warden in every if warden.alive()}
-        plain = _plain.get(state_dir)
-        if plain is None:
-            return True
-        lost = plain.seen is None or not plain.seen <= running
-        plain.seen = running
-        return lost
+        seen = _seen.pop(state_dir, None)
+        while len(_seen) >= MOST:
+            del _seen[next(iter(_seen))]
+        _seen[state_dir] = running
+        return seen is None or not seen <= running
 
 
 def warm_up(state_dir: Path, modules: tuple[str, ...]) -> None:
@@ -324,4 +351,5 @@ def forget_tables() -> None:
     """No wardens from here on."""
     _plain.clear()
     _warm.clear()
+    _seen.clear()
     _retired.clear()
