@@ -61,7 +61,7 @@ def test_the_way_there_can_be_pasted(name: str, template: Template, tmp_path: Pa
     _, said = make(template, project.parent, str(template.path))
     assert f"  cd {shlex.quote(str(project))}" in said.splitlines()
     shutil.rmtree(project)
-    copied = template.copier(project)
+    copied = template.here.copier(project)
     assert copied.returncode == 0, copied.stderr
     assert f"  cd {shlex.quote(str(project))}" in copied.stderr.splitlines()
 
@@ -82,7 +82,7 @@ def test_checkout_by_relative_path(source: str, template: Template, tmp_path: Pa
     recorded, said = make(template, tmp_path / "first", source)
     assert recorded["_src_path"] == source
     assert f"_src_path is the relative path {source} there." in said
-    copied = template.copier(tmp_path / "second", source=source)
+    copied = template.here.copier(tmp_path / "second", source=source)
     assert f"_src_path is the relative path {source} there." in copied.stderr
     assert BakedProject(tmp_path / "second").read(".copier-answers.yml") == BakedProject(
         tmp_path / "first" / "statement-service"
@@ -155,7 +155,7 @@ def test_directory_without_git(enclosed: bool, template: Template, tmp_path: Pat
     assert recorded["_src_path"] == str(source)
     assert "_commit" not in recorded
     assert said.splitlines()[-1] == NO_GIT
-    copied = template.copier(tmp_path / "second", source=str(source))
+    copied = template.here.copier(tmp_path / "second", source=str(source))
     assert NO_GIT in copied.stderr
     assert (
         BakedProject(tmp_path / "second").files()

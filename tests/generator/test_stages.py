@@ -92,10 +92,8 @@ def test_where_the_stage_cannot_be_reached_that_is_said_once(
     bake: Callable[..., BakedProject],
 ) -> None:
     project = bake()
-    process = project.run(
-        *(sys.executable, "-m", "pytest", "-n", "0", "-p", "procgroup.pytest_plugin"),
-        *("-p", "no:cacheprovider", "--ring", "staging", "--stage", "dev", "tests/scenarios"),
-        PYTHONPATH=project.imports,
+    process = project.pytest(
+        *("--ring", "staging", "--stage", "dev", "tests/scenarios"),
         AWS_DEFAULT_REGION="eu-central-1",
         AWS_ACCESS_KEY_ID="",
         AWS_CONFIG_FILE="/dev/null",

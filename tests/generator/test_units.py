@@ -33,17 +33,13 @@ def answers() -> list[Any]:
 def test_unit_tests_pass_as_generated(
     given: dict[str, str], template: Template, tmp_path: Path
 ) -> None:
-    """As `make test` runs them, with what `uv sync` would install taken from the sources."""
+    """As `make test` runs them."""
     # They draw a PDF, with a library that only services have.
     ignored = ["--ignore=tests/unit/test_jobs.py"] if given["example"] == "statements" else []
     made = template.here.cookiecutter(tmp_path, **given)
     assert made.returncode == 0, described(made)
     service = BakedProject(tmp_path / "statement-service")
-    process = service.run(
-        *(sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "procgroup.pytest_plugin"),
-        *("-p", "no:cacheprovider", *ignored, "tests/unit"),
-        PYTHONPATH=service.imports,
-    )
+    process = service.pytest(*ignored, "tests/unit")
     assert process.returncode == 0, described(process)
 
 
@@ -151,11 +147,7 @@ def test_what_goes_astray_is_named(place: str, bake: Callable[..., BakedProject]
     project = bake(deploy_target=target, example="minimal", overflow="fargate", ci="github")
     change(project, name, old, new)
     files = [f"tests/unit/test_{each}.py" for each in ("facts", "numbers")]
-    process = project.run(
-        *(sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "procgroup.pytest_plugin"),
-        *("-p", "no:cacheprovider", *(file for file in files if (project.path / file).exists())),
-        PYTHONPATH=project.imports,
-    )
+    process = project.pytest(*(file for file in files if (project.path / file).exists()))
     assert process.returncode != 0
     assert words in process.stdout, described(process)
 

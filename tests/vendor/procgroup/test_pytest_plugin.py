@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import BLUEPRINTS, PACKAGE, PYTEST, State, Write
+from .conftest import BLUEPRINTS, FULL_PYTEST, PACKAGE, PYTEST, State, Write
 
 PAIR = BLUEPRINTS / "pair.yaml"
 RunPytest = Callable[..., subprocess.CompletedProcess[str]]
@@ -20,11 +20,13 @@ RunPytest = Callable[..., subprocess.CompletedProcess[str]]
 def run_pytest(tmp_path: Path, fresh_state: State, write: Write) -> RunPytest:
     """Run pytest over one test file; the finished process."""
 
-    def run(text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        text: str, *arguments: str, program: list[str] = PYTEST
+    ) -> subprocess.CompletedProcess[str]:
         (tmp_path / "pytest.ini").write_text(f"[pytest]\nprocgroup_blueprint = {PAIR}\n")
         write(text, "test_it.py")
         return subprocess.run(
-            [*PYTEST, "-p", "procgroup.pytest_plugin", "--strict-markers", *arguments],
+            [*program, "-p", "procgroup.pytest_plugin", "--strict-markers", *arguments],
             cwd=tmp_path,
             env=os.environ | {"PYTHONPATH": str(PACKAGE)},
             capture_output=True,
@@ -216,7 +218,9 @@ def test_without_a_plugin_of_pytests(
     run_pytest: RunPytest, fresh_state: State, without: str
 ) -> None:
     result = run_pytest(
-        "def test_x(group): assert group['worker'].running\n", "-p", f"no:{without}"
+        "def test_x(group): assert group['worker'].running\n",
+        *("-p", f"no:{without}"),
+        program=FULL_PYTEST,
     )
     assert result.returncode == 0, result.stdout + result.stderr
     fresh_state.expect_nothing_left()
@@ -237,7 +241,7 @@ def test_switched_off(tmp_path: Path, fresh_state: State) -> None:
 
     def run(*arguments: str) -> str:
         return subprocess.run(
-            [*PYTEST, *arguments],
+            [*FULL_PYTEST, *arguments],
             cwd=tmp_path,
             env=os.environ | {"PYTHONPATH": f"{PACKAGE}{os.pathsep}{home.parent}"},
             capture_output=True,
