@@ -114,10 +114,34 @@ def test_terminated_up_leaves_nothing(state: State) -> None:
     state.expect_nothing_left()
 
 
+def test_hang_up_ends_no_up_under_nohup(state: State) -> None:
+    process = subprocess.Popen(
+        ["nohup", sys.executable, "-m", "procgroup", "up", str(PAIR)],
+        env=os.environ | {"PYTHONPATH": str(PACKAGE)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    while "ctrl-C" not in process.stdout.readline():
+        pass
+    process.send_signal(signal.SIGHUP)
+    with ProcessGroup.attach("pair") as group:
+        group["worker"].kill()
+        assert process.stdout.readline() == "worker.0: killed by SIGKILL; restarted 1 times\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.read() == "stopping\n"
+    assert process.wait(PATIENCE) == 0
+    process.stdout.close()
+    state.expect_nothing_left()
+
+
 def test_run_gives_the_commands_status(state: State) -> None:
     find = "import procgroup; print(procgroup.discover().roles['queue'].address)"
     output = procgroup("run", PAIR, "--", sys.executable, "-c", find)
     assert output.startswith("127.0.0.1:")
+    state.expect_nothing_left()
+    down = f"{sys.executable} -m procgroup down; exit 3"
+    assert procgroup("run", PAIR, "--", "sh", "-c", down, status=3).endswith("sh ended with 3\n")
     state.expect_nothing_left()
     errors = procgroup("up", PAIR, "--", "sh", "-c", "exit 7", status=7)
     (kept,) = (state.directory / "groups").iterdir()
@@ -285,11 +309,14 @@ def test_detached_up_that_cannot_say_so_leaves_nothing(state: State) -> None:
         1, "procgroup: [Errno 28] No space left on device\n",
     )  # fmt: skip
     state.expect_nothing_left()
-    assert shell("procgroup ps >/dev/full").returncode == 1
+    for words in ("ps", "--version", "config --schema"):
+        full = shell(f"procgroup {words} >/dev/full")
+        assert (full.returncode, full.stderr) == (1, result.stderr)
 
 
-def test_output_that_nobody_reads_is_no_error(detached: ProcessGroup) -> None:
-    result = shell("procgroup ps | true; echo ${PIPESTATUS[0]}")
+@pytest.mark.parametrize("words", ["ps", "--version", "--help", "config --schema"])
+def test_output_that_nobody_reads_is_no_error(detached: ProcessGroup, words: str) -> None:
+    result = shell(f"procgroup {words} | true; echo ${{PIPESTATUS[0]}}")
     assert (result.stdout, result.stderr) == ("0\n", "")
 
 
@@ -420,6 +447,13 @@ def test_pause_unpause_and_kill(detached: ProcessGroup) -> None:
     worker.stop()
     for name in ("HUP", "KILL"):
         assert "worker.0 does not run" in procgroup("kill", "-s", name, "worker", status=1)
+    assert procgroup("kill", "-s", "CONT") == "queue.0: SIGCONT\n", "all that run are meant"
+    pid = detached["queue"].pid
+    assert "worker.0 does not run" in procgroup("kill", "worker", "queue", status=1)
+    detached["queue"].wait_ready()
+    assert detached["queue"].pid != pid
+    detached["queue"].stop()
+    assert "queue.0, worker.0 do not run" in procgroup("kill", status=1)
 
 
 def test_logs(detached: ProcessGroup) -> None:

@@ -79,6 +79,30 @@ def test_failure_shows_logs_and_keeps_the_directory(
     clear(fresh_state)
 
 
+@pytest.mark.parametrize(
+    ("option", "last"),
+    [((), "stopped in good order, so it is not kept"), (("--procgroup-keep",), "still up: ")],
+)
+def test_failure_at_another_fixtures_end_shows_logs(
+    run_pytest: RunPytest, fresh_state: State, option: tuple[str, ...], last: str
+) -> None:
+    result = run_pytest(
+        "import pytest\n"
+        "@pytest.fixture\n"
+        "def after(group):\n"
+        "    yield\n"
+        "    assert group is None\n"
+        "def test_good(group): pass\n"
+        "def test_bad(after): pass\n",
+        *option,
+    )
+    assert "2 passed, 1 error" in result.stdout, result.stdout
+    assert result.stdout.count("- process group pair ") == 1
+    assert re.search(rf"queue\.0:\n(    .*\n)+worker\.0:\n    greeted .*\n{last}", result.stdout)
+    clear(fresh_state)
+    fresh_state.expect_nothing_left()
+
+
 def test_launch_failure_is_a_readable_error(run_pytest: RunPytest, fresh_state: State) -> None:
     result = run_pytest(
         "import pytest\n"

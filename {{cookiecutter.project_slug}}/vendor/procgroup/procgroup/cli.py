@@ -42,20 +42,8 @@ _STEPS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; its exit status."""
     _open_standard_streams()
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    command: list[str] | None = None
-    if "--" in given:
-        cut = given.index("--")
-        given, command = given[:cut], given[cut + 1 :]
-    options = _parser().parse_args(given)
-    options.command = command
-    if command is not None and options.verb not in ("up", "run"):
-        print(f"procgroup {options.verb}: takes no command after --", file=sys.stderr)
-        return 2
-    if options.state_dir:
-        os.environ["PROCGROUP_STATE_DIR"] = os.path.abspath(options.state_dir)
     try:
-        status: int = options.action(options)
+        status = _carry_out(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
     except ProcgroupError as error:
         print(f"procgroup: {error}", file=sys.stderr)
@@ -69,6 +57,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         print(f"procgroup: {error}", file=sys.stderr)
         return 1
+    return status
+
+
+def _carry_out(given: list[str]) -> int:
+    command: list[str] | None = None
+    if "--" in given:
+        cut = given.index("--")
+        given, command = given[:cut], given[cut + 1 :]
+    options = _parser().parse_args(given)
+    options.command = command
+    if command is not None and options.verb not in ("up", "run"):
+        print(f"procgroup {options.verb}: takes no command after --", file=sys.stderr)
+        return 2
+    if options.state_dir:
+        os.environ["PROCGROUP_STATE_DIR"] = os.path.abspath(options.state_dir)
+    status: int = options.action(options)
     return status
 
 
@@ -97,7 +101,7 @@ class _Tell(argparse.Action):
     """An option that prints what `const` returns and ends, as --help does."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        print(self.const())
+        print(self.const(), flush=True)
         parser.exit()
 
 
@@ -334,7 +338,8 @@ def _up(options: argparse.Namespace) -> int:
         return _run(options)
     # Also when closed terminals or `kill` end this command, the group ends in good order.
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup procgroup up`
+            signal.signal(number, _interrupt)
     group = _launch(options, options.detach)
     if options.detach:
         try:
@@ -402,13 +407,10 @@ def _run(options: argparse.Namespace) -> int:
             signal.signal(number, lambda number, _: process.send_signal(number))
         status = process.wait()
         signal.signal(signal.SIGINT, before)
-        if status:
-            group.failed = True
-            print(
-                f"procgroup: {options.command[0]} ended with {status}; "
-                f"logs are kept in {group.directory}",
-                file=sys.stderr,
-            )
+        group.failed = bool(status)
+    if status:
+        kept = f"; logs are kept in {group.directory}" if group.directory.exists() else ""
+        print(f"procgroup: {options.command[0]} ended with {status}{kept}", file=sys.stderr)
     return status if status >= 0 else 128 - status
 
 
@@ -658,13 +660,20 @@ def _kill(options: argparse.Namespace) -> int:
     if name is None:
         raise ProcgroupError(f"--signal {options.signal!r}: there is no such signal")
     with _chosen(options) as group:
-        for role in _chosen_roles(group, options.roles):
+        idle = []
+        roles = _chosen_roles(group, options.roles)
+        for role in roles:
             runs = role.pid is not None
             if runs and name == "KILL":
                 role.kill()  # and wait until it is dead
             elif not runs or not role.signal(signals[name]):
-                raise ProcgroupError(f"{role.label} does not run: nothing to signal")
+                idle.append(role.label)
+                continue
             print(f"{role.label}: SIG{name}", flush=True)
+        # Where none is named, those that run are meant.
+        if idle and (options.roles or len(idle) == len(roles)):
+            verb = "does" if len(idle) == 1 else "do"
+            raise ProcgroupError(f"{', '.join(idle)} {verb} not run: nothing to signal")
     return 0
 
 

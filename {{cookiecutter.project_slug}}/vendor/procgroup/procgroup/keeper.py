@@ -131,21 +131,22 @@ class KeptRole:
 
     def pause(self) -> None:
         """SIGSTOP the whole process group; returns when the main process has stopped."""
-        if self.plan["freeze"]:
-            self._run(self.plan["freeze"])
-        else:
+        runs = self.state in ("starting", "ready")
+        if not self.plan["freeze"]:
             self._signal_tree(signal.SIGSTOP)
             if self.pid is not None:
                 processes.wait_stopped(self.pid, 0.1)
-        if self.state in ("starting", "ready"):
+        elif runs:  # an engine refuses what is paused, or does not run
+            self._run(self.plan["freeze"])
+        if runs:
             self._become("paused")
 
     def resume(self) -> None:
         """SIGCONT the whole process group."""
-        if self.plan["thaw"]:
-            self._run(self.plan["thaw"])
-        else:
+        if not self.plan["thaw"]:
             self._signal_tree(signal.SIGCONT)
+        elif self.state == "paused":
+            self._run(self.plan["thaw"])
         if self.state == "paused":
             self._become("ready" if self._was_ready else "starting")
 

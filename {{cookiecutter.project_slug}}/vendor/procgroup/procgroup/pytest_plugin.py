@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _ARGUMENTS = ("blueprint", "variables", "overrides", "supervisor", "timeout", "state_dir")
 _SCOPES = ("function", "class", "module", "package", "session")
 _in_use: set[KeptGroup] = set()
+# Sections of a report, should another fixture's end yet fail: of the groups that this one has ended.
+_ended: list[tuple[str, str]] = []
 # Where kept groups live; reports bring those of xdist's workers.
 _state_dirs: set[str] = set()
 
@@ -145,13 +147,41 @@ def pytest_runtest_makereport(
         groups = module.open_groups() if module is not None else []
         for group in groups:
             group.failed = True
-            text = f"{_logs(group)}kept: {group.directory}"
-            report.sections.append((f"process group {group.name} {group.id}", text))
+            report.sections.append(_section(group, f"{_logs(group)}kept: {group.directory}"))
         for kept in _in_use:
-            group = kept.group
-            text = f"{_logs(group)}still up: {group.directory}, `procgroup logs -g {group.id}`"
-            report.sections.append((f"process group {group.name} {group.id}", text))
+            report.sections.append(_still_up(kept, _logs(kept.group)))
+    if call.when == "teardown":
+        if report.failed:
+            report.sections.extend(_ended)
+        _ended.clear()
     return report
+
+
+def _section(group: ProcessGroup, text: str) -> tuple[str, str]:
+    return f"process group {group.name} {group.id}", text
+
+
+def _still_up(kept: KeptGroup, logs: str) -> tuple[str, str]:
+    group = kept.group
+    return _section(group, f"{logs}still up: {group.directory}, `procgroup logs -g {group.id}`")
+
+
+def _tails(group: ProcessGroup) -> str:
+    from procgroup.group import indented, tail
+
+    return "".join(f"{role.label}:\n{indented(tail(role))}" for role in group.all_roles())
+
+
+def _close(group: ProcessGroup) -> None:
+    if not group.failed:  # else its directory is kept, and named already
+        _ended.append(_section(group, f"{_tails(group)}stopped in good order, so it is not kept"))
+    group.close()
+
+
+def _release(kept: KeptGroup) -> None:
+    _in_use.discard(kept)
+    _ended.append(_still_up(kept, _tails(kept.group)))
+    kept.release()
 
 
 def _logs(group: ProcessGroup) -> str:
@@ -196,15 +226,14 @@ def _launcher(config: pytest.Config) -> Iterator[Callable[..., ProcessGroup]]:
                 kept = acquire(path, variables, overrides, user=worker, **arguments)
                 _state_dirs.add(str(kept.group.state_dir))
                 _in_use.add(kept)
-                launched.callback(kept.release)
-                launched.callback(_in_use.discard, kept)
+                launched.callback(_release, kept)
                 return kept.group
             from procgroup.group import ProcessGroup
 
             group = ProcessGroup.launch(
                 path, variables, overrides, detach=detach, again=again, **arguments
             )
-            launched.callback(group.close)
+            launched.callback(_close, group)
             return group
 
         yield launch
