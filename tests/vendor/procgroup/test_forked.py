@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -262,21 +265,69 @@ def test_a_plain_warden_ends_when_many_launches_have_done_without(
     first = ProcessGroup.launch(path, supervisor="builtin")
     plain = wardens._plain[state.directory]
     warmed(path)
-    launch_warm(wardens.SPARE - 1)
+    launch_warm(wardens.SPARE)
+    assert wardens._plain[state.directory] is plain, "it has a group"
+    first.stop()
     ProcessGroup.launch(other, supervisor="builtin").stop()
     launch_warm(wardens.SPARE - 1)
     assert wardens._plain[state.directory] is plain, "it was of use meanwhile"
     launch_warm(1)
     assert state.directory not in wardens._plain
-    assert first["a"].state == "ready", "it has its group still"
-    os.kill(json.loads(first.file.read_text())["keeper"]["pid"], signal.SIGKILL)
     wait_until(lambda: not plain.alive(), "the plain one has ended")
-    assert first.directory.exists(), "its launcher lives, whose registry and groups these are"
-    first.stop()
     launch_warm(1)
     assert state.directory not in wardens._plain
     with ProcessGroup.launch(other, supervisor="builtin"):
         assert wardens._plain[state.directory].alive()
+
+
+def test_a_retired_warden_leaves_what_its_launcher_may_be_removing(
+    modules: Path, write: Write, fresh_state: State
+) -> None:
+    path = write("name: other\nroles:\n  a: {binary: sleep, args: ['1000']}\n")
+    with ProcessGroup.launch(path, supervisor="builtin") as group:
+        plain = wardens._plain.pop(fresh_state.directory)
+        wardens._retire(plain)
+        os.kill(json.loads(group.file.read_text())["keeper"]["pid"], signal.SIGKILL)
+        wait_until(lambda: not plain.alive(), "it had no other group")
+        assert group.directory.exists(), "its launcher lives, whose registry and groups these are"
+    assert not group.directory.exists()
+
+
+def test_a_warden_brings_no_removed_state_directory_back(
+    modules: Path, write: Write, fresh_state: State
+) -> None:
+    path = write("name: other\nroles:\n  a: {binary: sleep, args: ['1000']}\n")
+    code = (
+        "import os; from procgroup import ProcessGroup, wardens\n"
+        f"group = ProcessGroup.launch({str(path)!r}, supervisor='builtin', detach=True)\n"
+        "(plain,) = wardens._plain.values()\n"
+        "print(group.id, plain.process.pid)\n"
+        "wardens._retire(wardens._plain.pop(group.state_dir))\n"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True
+    )
+    identifier, warden = said.stdout.split()
+    ProcessGroup.attach(identifier).stop()
+    shutil.rmtree(fresh_state.directory)
+    wait_until(lambda: not alive(int(warden)), "it had no other group")
+    assert not fresh_state.directory.exists()
+
+
+@pytest.mark.parametrize("kind", ["plain", "warm"])
+def test_a_launch_after_kill_9_of_the_warden(
+    modules: Path, write: Write, state: State, kind: str
+) -> None:
+    path = write(blueprint("as_module"))
+    ProcessGroup.launch(path, supervisor="builtin").stop()
+    for _ in range(5):
+        if kind == "plain":
+            wardens.close_all(10.0)
+            warden = wardens.prepare(state.directory)
+        else:
+            warden = warmed(path)
+        os.kill(warden.process.pid, signal.SIGKILL)
+        ProcessGroup.launch(path, supervisor="builtin").stop()
 
 
 def test_a_warden_that_gets_ready_while_it_is_asked_is_kept(

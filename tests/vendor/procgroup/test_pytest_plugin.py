@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from procgroup import ProcessGroup
 
 from .conftest import BLUEPRINTS, FULL_PYTEST, PACKAGE, PYTEST, State, Write
 
@@ -99,7 +100,8 @@ def test_failure_at_another_fixtures_end_shows_logs(
     assert "2 passed, 1 error" in result.stdout, result.stdout
     assert result.stdout.count("- process group pair ") == 1
     assert re.search(rf"queue\.0:\n(    .*\n)+worker\.0:\n    greeted .*\n{last}", result.stdout)
-    clear(fresh_state)
+    if option:
+        ProcessGroup.attach("pair").stop()
     fresh_state.expect_nothing_left()
 
 

@@ -332,7 +332,8 @@ class _PortTaken(LaunchError):
         self.group = group
 
 
-_ATTEMPTS = 3  # to launch a group, when its ports are taken by others
+_ATTEMPTS = 3  # to launch a group, when its ports are taken by others, or its warden is killed
+_DYING = 0.1  # seconds that a killed warden takes to end, at most
 
 
 def _listening(host: str, port: int) -> bool:
@@ -388,8 +389,9 @@ class ProcessGroup:
         process. `again`: whether this process is likely to launch more; roles' `preload` modules
         are then imported in the background, for the next group to be forked with.
 
-        Raises BlueprintError, PortsExhausted and other RegistryErrors, and LaunchError, which
-        leaves the group's directory for inspection; nothing else of a failed launch remains.
+        Raises BlueprintError, PortsExhausted and other RegistryErrors, GroupLost when its keeper is
+        killed meanwhile, and LaunchError, which leaves the group's directory for inspection;
+        nothing else of a failed launch remains.
         """
         from procgroup.registry import state_directory
 
@@ -414,6 +416,11 @@ class ProcessGroup:
                 if attempt == _ATTEMPTS:
                     raise LaunchError(str(error)) from None
                 error.group._discard()
+            except GroupLost:
+                connection.close()
+                # Killed a moment ago, it still took the request; any other keeper's end is told.
+                if attempt == _ATTEMPTS or not warden.ends_within(_DYING):
+                    raise
             except BaseException:
                 connection.close()  # which ends the keeper, if it has not ended
                 raise

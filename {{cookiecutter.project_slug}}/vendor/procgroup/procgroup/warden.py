@@ -181,6 +181,8 @@ def _clean_up(state_dir: str) -> None:
     from procgroup.registry import Registry
     from procgroup.sweep import sweep
 
+    if not os.path.exists(os.path.join(state_dir, "registry.sqlite3")):
+        return  # removed meanwhile
     registry = Registry(Path(state_dir))
     sweep(registry)
     registry.close()

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import threading
+import weakref
 from pathlib import Path
 
 from procgroup import processes
@@ -84,6 +85,7 @@ class Warden:
         self.socket = ours
         self.detached = False
         self.passed_over = 0  # launches, one after the other, that a warm one has served
+        self._leases: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
     def changes(self) -> dict[str, str | None]:
         """What this process's environment has become since; None: no such variable any more."""
@@ -95,6 +97,17 @@ class Warden:
 
     def alive(self) -> bool:
         return self.process.poll() is None
+
+    def ends_within(self, seconds: float) -> bool:
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def busy(self) -> bool:
+        """Whether it has, or may have, a keeper."""
+        return self.detached or any(lease.fileno() >= 0 for lease in self._leases)
 
     def new_keeper(self) -> socket.socket:
         """Have a keeper forked; our end of its lease. Raises OSError when the warden is gone."""
@@ -108,6 +121,7 @@ class Warden:
             except OSError:
                 ours.close()
                 raise
+        self._leases.add(ours)
         return ours
 
     def leave(self) -> None:
@@ -222,7 +236,7 @@ class WarmWarden(Warden):
 # Of each kind, at once in a process, however many state directories and sets of modules it uses. Each
 # holds some 10 to 20 MB; those used least lately go first.
 MOST = 4
-# A plain warden ends when so many launches, one after the other, have done without.
+# A plain warden without groups ends when so many launches, one after the other, have done without.
 SPARE = 8
 _lock = threading.RLock()  # guards what follows
 _plain: dict[Path, Warden] = {}
@@ -277,7 +291,7 @@ def _pass_over(state_dir: Path) -> None:
     plain = _plain.get(state_dir)
     if plain is not None:
         plain.passed_over += 1
-        if plain.passed_over >= SPARE:
+        if plain.passed_over >= SPARE and not plain.busy():
             _retire(_plain.pop(state_dir))
 
 
