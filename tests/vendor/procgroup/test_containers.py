@@ -295,11 +295,20 @@ def test_replicas_and_a_shared_host_network(
     assert "from web.1" in get(two.port)
 
 
-def test_notify_from_inside(engine: Engine, state: State, launch: Launch, write: Write) -> None:
+def test_files_of_the_group_for_any_user_inside(
+    engine: Engine, state: State, launch: Launch, write: Write
+) -> None:
+    script = (
+        "cd /bin; ./busybox cat $PROCGROUP_GROUP_FILE {{ configs.note }} > /dev/null"
+        " && echo > $PROCGROUP_NOTIFY; exec ./busybox sleep 999"
+    )
     path = write(
         f"name: x\nroles:\n  a:\n    image: {IMAGE}\n"
-        "    args: [/bin/busybox, sh, -c, 'echo > $PROCGROUP_NOTIFY; exec /bin/busybox sleep 999']\n"
-        "    ready: {notify: true}\n"
+        f"    args: [/bin/busybox, sh, -c, '{script}']\n"
+        "    configs: {note: note}\n"
+        '    container: {options: [--user, "1000"]}\n'
+        "    ready: {notify: true}\n",
+        note="",
     )
     assert launch(path)["a"].state == "ready"
 
@@ -414,6 +423,44 @@ def test_engine_found_on_path(
     monkeypatch.setenv("PROCGROUP_CONTAINER_ENGINE", "nope")
     with pytest.raises(Exception, match="there is no container engine 'nope'"):
         containers.find_engine()
+
+
+def test_only_a_container_lets_other_users_in(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the umask, and whatever the mode of a state directory that was there before."""
+    monkeypatch.setenv("PROCGROUP_CONTAINER_ENGINE", "true")
+    tmp_path.joinpath("state", "groups").mkdir(mode=0o755, parents=True)
+
+    def modes(program: str) -> dict[str, str]:
+        text = f"name: x\nroles: {{a: {{{program}, configs: {{c: c}}, ready: {{notify: true}}}}}}\n"
+        build(write(text, f"{program[:5]}.yaml", c=""), tmp_path, program[:5])
+        group = tmp_path / "state" / "groups" / program[:5]
+        paths = (group.parent, group, group / "group.json",
+                 *(group / "a.0" / each for each in ("", "c", "notify", "run")))  # fmt: skip
+        return {path.name: f"{path.stat().st_mode & 0o777:o}" for path in paths}
+
+    before = os.umask(0o077)
+    try:
+        inside, outside = modes("image: i"), modes("binary: sh")
+    finally:
+        os.umask(before)
+    assert inside == {
+        "groups": "700", "image": "755", "group.json": "644",
+        "a.0": "755", "c": "644", "notify": "622", "run": "700",
+    }  # fmt: skip
+    assert outside == {
+        "groups": "700", "binar": "700", "group.json": "600",
+        "a.0": "700", "c": "600", "notify": "600", "run": "700",
+    }  # fmt: skip
+
+
+def build(path: Path, tmp_path: Path, group: str) -> None:
+    """A group's directory, written as a launch would."""
+    from procgroup.blueprint import load
+    from procgroup.launching import Builder
+
+    Builder(load(path), group, tmp_path / "state", [], "builtin", {}).build(detach=False, timeout=1)
 
 
 def test_missing_engine_is_the_blueprints_error(

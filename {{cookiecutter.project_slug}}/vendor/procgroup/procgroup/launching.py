@@ -175,6 +175,11 @@ class Builder:
     def build(self, *, detach: bool, timeout: float) -> dict[str, Any]:
         """Write everything; the plan. Raises BlueprintError, or OSError when the disk is full."""
         self.directory.mkdir(parents=True, mode=0o700)
+        # A container's user may be any. It comes in by a mount, others of this machine by `groups`.
+        shared = any(role.image is not None for role in self.blueprint.roles.values())
+        if shared:
+            self.directory.parent.chmod(0o700)
+            self.directory.chmod(0o755)
         roles: list[dict[str, Any]] = [
             {"name": role.name, "plan": self._replica(role, replica)}
             for role in self.blueprint.roles.values()
@@ -208,7 +213,8 @@ class Builder:
                 "replicas": replicas,
             }
         # There before any role starts: a role may read it as its first act.
-        self._write(self.directory / "group.json", self._json(document))
+        mode = 0o644 if shared else 0o600
+        self._write(self.directory / "group.json", self._json(document), mode)
         return {
             "supervisor": self.supervisor,
             "detach": detach,
@@ -244,9 +250,10 @@ class Builder:
         context = {**self.context, "role": own, "replica": replica, "configs": own["configs"]}
         directory = self.directory / f"{role.name}.{replica}"
         directory.mkdir()
+        if role.image is not None:
+            directory.chmod(0o755)
         key = ("roles", role.name)
         for name, template in role.configs.items():
-            # A container's user may be any, and sees neither this directory nor those above it.
             mode = 0o600 if role.image is None else 0o644
             self._config(role, name, template, context, directory, mode)
         arguments = [
