@@ -179,6 +179,10 @@ MISTAKES = [
         r"group.yaml:6: roles.a.ready.log: expected a regular expression",
     ),
     (
+        "name: 'x {{ variables.n }}'\nroles: {a: {binary: sh}}",
+        r":1: name: expected a plain name, wi",
+    ),
+    (
         "name: x\nroles:\n  a:\n    binary: sh\n    needs: [b]",
         r"group.yaml:5: roles.a.needs: there is no role 'b'|roles.a.needs.b: there is no role 'b'",
     ),
@@ -292,6 +296,48 @@ def test_mistakes_in_texts_name_the_blueprints_line(write: Write, tmp_path: Path
     text = FULL.replace("exec sleep {{ variables.patience }}", "{{ roles.web.pot }}")
     with pytest.raises(BlueprintError, match=r"group.yaml:7: roles.web.args\[1\]: .*'pot'"):
         build(write(text, web__j2=""), tmp_path)
+
+
+READY = """\
+name: x
+variables: {path: /health, word: "a.b"}
+roles:
+  a:
+    binary: sh
+    ports: [p]
+    ready: %s
+"""
+
+
+def test_readiness_is_rendered(write: Write, tmp_path: Path) -> None:
+    path = write(READY % '{log: "^{{ variables.word }} on {{ role.port }} [0-9]{3}$"}')
+    assert build(path, tmp_path)["a.0"]["ready"] == {
+        "kind": "log",
+        "pattern": "^a.b on 20001 [0-9]{3}$",
+    }
+    path = write(READY % '{http: {port: p, path: "{{ variables.path }}"}}', "http.yaml")
+    assert build(path, tmp_path / "http")["a.0"]["ready"]["path"] == "/health"
+
+
+@pytest.mark.parametrize(
+    ("ready", "message"),
+    [
+        ('{log: "on {{ role.prt }}"}', r"group.yaml:7: roles.a.ready.log: .*no attribute 'prt'"),
+        (
+            "{log: \"{{ '+' }}\"}",
+            r"group.yaml:7: roles.a.ready.log: expected a regular expression: nothing to repeat",
+        ),
+        (
+            '{http: {port: p, path: "{{ variables.word }}"}}',
+            r"group.yaml:7: roles.a.ready.http.path: expected a path that begins with /, not 'a.b'",
+        ),
+    ],
+)
+def test_mistakes_in_rendered_readiness(
+    write: Write, tmp_path: Path, ready: str, message: str
+) -> None:
+    with pytest.raises(BlueprintError, match=message):
+        build(write(READY % ready), tmp_path)
 
 
 def test_missing_program_names_what_was_looked_for(write: Write, tmp_path: Path) -> None:

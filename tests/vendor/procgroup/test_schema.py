@@ -167,6 +167,20 @@ def _all(value: Any) -> list[Any]:
 )
 @given(document=documents())
 @example(document=GOOD)
+@example(document={"name": "x {{ 1 }}", "roles": {"a": {"python": "b"}}})
+@example(
+    document={
+        "name": "x",
+        "roles": {
+            "a": {
+                "python": "b",
+                "ports": ["p"],
+                "ready": {"http": {"port": "p", "path": "{{ 1 }}"}},
+            }
+        },
+    }
+)
+@example(document={"name": "x", "roles": {"a": {"python": "b", "ready": {"log": "({{ 1 }}"}}}})
 @example(document={"name": "x", "roles": {"a": {"python": "b", "preload": ["é"]}}})
 @example(document={"name": "x", "roles": {"a": {"python": "b", "preload": ["aé"]}}})
 def test_same_verdict(tmp_path_factory: pytest.TempPathFactory, document: Any) -> None:

@@ -49,7 +49,7 @@ def is_template(text: str) -> bool:
 
 
 class Ready(NamedTuple):
-    """How a role shows that it is ready."""
+    """How a role shows that it is ready; `path` and `pattern` may still be templates."""
 
     kind: str  # one of READY_KINDS
     port: str = ""  # the blueprint's name of the port (tcp, http, redis)
@@ -426,6 +426,8 @@ def load(
     name = read.text(top["name"], ("name",))
     if not name.isprintable() or not name.strip() or "/" in name:
         raise read.error(("name",), f"expected a printable name without '/', not {_show(name)}")
+    if is_template(name):
+        raise read.error(("name",), "expected a plain name, without Jinja2")
     values = dict(read.mapping(top.get("variables", {}), ("variables",), "a mapping"))
     for variable, value in (variables or {}).items():
         if variable not in values:
@@ -735,19 +737,31 @@ def _ready(read: _Reader, value: Any, key: Key, ports: Mapping[str, int | None])
         what = "a port's name, or a mapping with port and path"
         body = read.fields(how, place, what, ("port", "path"))
         path = read.text(body.get("path", "/"), (*place, "path"))
-        if not path.startswith("/"):
-            raise read.error((*place, "path"), f"expected a path that begins with /, not {path!r}")
+        if not is_template(path) and (problem := wrong_path(path)):
+            raise read.error((*place, "path"), problem)
         return Ready(kind, port_named(body.get("port"), (*place, "port")), path)
     if kind == "log":
         pattern = read.text(how, place, "a regular expression")
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise read.error(place, f"expected a regular expression: {error}") from error
+        if not is_template(pattern) and (problem := wrong_pattern(pattern)):
+            raise read.error(place, problem)
         return Ready(kind, pattern=pattern)
     if how is not True:
         raise read.error(place, f"expected true, not {_show(how)}")
     return Ready(kind)
+
+
+def wrong_path(path: str) -> str:
+    """What is wrong with a rendered `ready.http.path`; nothing: it is right."""
+    return "" if path.startswith("/") else f"expected a path that begins with /, not {path!r}"
+
+
+def wrong_pattern(pattern: str) -> str:
+    """What is wrong with a rendered `ready.log`; nothing: it is right."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        return f"expected a regular expression: {error}"
+    return ""
 
 
 def start_order(needs: Mapping[str, Iterable[str]]) -> list[str]:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from procgroup.blueprint import Blueprint, RoleSpec, is_template
+from procgroup.blueprint import Blueprint, RoleSpec, is_template, wrong_path, wrong_pattern
 from procgroup.containers import container_name
 from procgroup.errors import BlueprintError, ProcgroupError
 from procgroup.programs import describe_missing, find_program
@@ -429,11 +429,18 @@ class Builder:
         plan: dict[str, Any] = {"kind": role.ready.kind}
         if role.ready.port:
             plan |= {"host": own["host"], "port": own["ports"][role.ready.port]}
+        key: tuple[str, ...] = ("roles", role.name, "ready", role.ready.kind)
+        problem = ""
         if role.ready.kind == "http":
-            key = ("roles", role.name, "ready", "http")
-            plan["path"] = self._text(role.ready.path, context, *key)
+            key = (*key, "path")
+            plan["path"] = path = self._text(role.ready.path, context, *key)
+            problem = wrong_path(path)
         if role.ready.kind == "log":
-            plan["pattern"] = role.ready.pattern
+            plan["pattern"] = pattern = self._text(role.ready.pattern, context, *key)
+            if pattern is not role.ready.pattern:  # else it is known to be right
+                problem = wrong_pattern(pattern)
+        if problem:
+            raise BlueprintError(f"{self.blueprint.where(*key)}: {problem}")
         return plan
 
     def _working_directory(self, role: RoleSpec, context: dict[str, Any], directory: Path) -> str:
