@@ -764,6 +764,8 @@ def test_attach_by_id_prefix_name_and_path(launch: Launch) -> None:
     assert group["worker"].running, "closing an attached group only disconnects"
     with pytest.raises(UnknownGroup, match=f"there is no group 'nope'; running: {group.id}"):
         ProcessGroup.attach("nope")
+    with pytest.raises(UnknownGroup, match=r"there is no group 'x{300}'; running: "):
+        ProcessGroup.attach("x" * 300)
     second = launch(PAIR)
     with pytest.raises(UnknownGroup, match="names several groups"):
         ProcessGroup.attach("pair")

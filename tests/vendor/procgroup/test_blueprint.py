@@ -206,6 +206,11 @@ MISTAKES = [
         "name: x\nroles:\n  a:\n    binary: sh\n    configs: {../escape: t}",
         r"group.yaml:5: roles.a.configs.../escape: expected a plain file name",
     ),
+    pytest.param(
+        f"name: x\nroles:\n  a:\n    binary: sh\n    configs: {{{'x' * 256}: t}}",
+        r"group.yaml:5: roles.a.configs.x*: expected a plain file name of at most 255 characters",
+        id="a long name",
+    ),
     (
         "name: x\nroles:\n  a:\n    binary: sh\n    configs: {log: t}",
         r"group.yaml:5: roles.a.configs.log: expected a plain file name other than",
@@ -344,6 +349,30 @@ def test_missing_program_names_what_was_looked_for(write: Write, tmp_path: Path)
     path = write("name: x\nroles:\n  a:\n    binary: [nope, 'jinja2:**/nope', ./nope]")
     with pytest.raises(BlueprintError, match=r"group.yaml:4: roles.a.binary: no such program"):
         build(path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "problem"),
+    [
+        ("pytest:", "ValueError"),
+        ("pytest:/bin/*", "NotImplementedError"),
+        ("http://x", "NotImplementedError"),
+        ("broken_package.sub:x", "RuntimeError: no luck"),
+    ],
+)
+def test_what_is_wrong_with_a_program_in_a_package(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, candidate: str, problem: str
+) -> None:
+    package = tmp_path / "broken_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('no luck')")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = write(f"name: x\nroles:\n  a:\n    binary: [{candidate!r}]")
+    where = "group.yaml:4: roles.a.binary: no such program; looked for"
+    with pytest.raises(BlueprintError, match=f"{where} {re.escape(candidate)} .{problem}"):
+        build(path, tmp_path)
+    another = write(f"name: x\nroles: {{a: {{binary: [{candidate!r}, sh]}}}}")
+    assert build(another, tmp_path / "another"), "the next one is taken"
 
 
 def test_a_program_that_lacks_only_its_mode_is_told_apart(write: Write, tmp_path: Path) -> None:

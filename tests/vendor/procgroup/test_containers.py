@@ -417,6 +417,10 @@ def test_engine_found_on_path(
     monkeypatch.setattr(containers, "_found", {})
     program(path_directory, "docker", "exit 1")
     assert containers.find_engine() == [str(podman)], "no daemon behind it"
+    monkeypatch.setattr(containers, "_found", {})
+    docker.write_text("")
+    assert containers.find_engine() == [str(podman)], "no program at all"
+    program(path_directory, "docker")
     assert containers.find_engine(["docker", "--debug"]) == [str(docker), "--debug"]
     monkeypatch.setenv("PROCGROUP_CONTAINER_ENGINE", f"{podman} --runtime 'a b'")
     assert containers.find_engine(["docker"]) == [str(podman), "--runtime", "a b"]

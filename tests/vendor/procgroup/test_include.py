@@ -170,6 +170,10 @@ roles:
             r"/base.yaml:12: roles.worker.ready.tcp: expected a port of this role \(none\)",
         ),
         ({"main": "include: [a.yaml]\n"}, r"/main.yaml:1: include\[0\]: there is no file /.*/a.yaml"),
+        (
+            {"main": f"include: [{'x' * 300}]\n"},
+            r"/main.yaml:1: include\[0\]: cannot read /.*/x*: File name too long",
+        ),
         ({"main": "name: x\ninclude: 3\n"}, r"/main.yaml:2: include: expected a list of blueprint"),
         ({"main": "include: ['{{ x }}']\n"}, r"include\[0\]: expected a plain path, without Jinja2"),
         ({"main": "include: main.yaml\n"}, r"include each other: /.*/main.yaml → /.*/main.yaml"),

@@ -181,6 +181,8 @@ def _all(value: Any) -> list[Any]:
     }
 )
 @example(document={"name": "x", "roles": {"a": {"python": "b", "ready": {"log": "({{ 1 }}"}}}})
+@example(document={"name": "x", "roles": {"a": {"python": "b", "configs": {"c" * 256: "d"}}}})
+@example(document={"name": "x", "roles": {"a": {"python": "b", "configs": {"c" * 255: "d"}}}})
 @example(document={"name": "x", "roles": {"a": {"python": "b", "preload": ["é"]}}})
 @example(document={"name": "x", "roles": {"a": {"python": "b", "preload": ["aé"]}}})
 def test_same_verdict(tmp_path_factory: pytest.TempPathFactory, document: Any) -> None:

@@ -9,6 +9,7 @@ import math
 import os
 import re
 import signal
+import stat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ Place = tuple["Path | None", int]
 # Written apart, because this file must hold no Jinja2 marker itself (templates of templates).
 _JINJA = tuple("{" + follower for follower in ("{", "%", "#"))
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}\Z")
-_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*\Z")
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}\Z")  # file systems take no more
 # What a shell can export, for `run` is a shell script; and what tells a process who it is is not the
 # blueprint's to change, since a sweep goes by it.
 OWN_VARIABLES = tuple(
@@ -321,7 +322,13 @@ def _assemble(
         if included in chain:
             circle = " → ".join(map(str, (*chain[chain.index(included) :], included)))
             raise BlueprintError(f"{where}: blueprints include each other: {circle}")
-        if not included.is_file():
+        try:
+            there = stat.S_ISREG(included.stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            there = False
+        except OSError as error:
+            raise BlueprintError(f"{where}: cannot read {included}: {error.strerror}") from error
+        if not there:
             raise BlueprintError(f"{where}: there is no file {included}")
         theirs, their_places = _assemble(included, chain, files)
         base = _merge(base, theirs, (), found, their_places)
@@ -525,7 +532,7 @@ def _role(read: _Reader, name: str, body: Any, variables: Mapping[str, Any]) -> 
         (*key, "configs"),
         "a mapping of file names to template files",
         _FILE_NAME,
-        f"a plain file name other than {reserved}",
+        f"a plain file name of at most 255 characters, other than {reserved}",
     ).items():
         if config in _RESERVED_FILES:
             raise read.error(

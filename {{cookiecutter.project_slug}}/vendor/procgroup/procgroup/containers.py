@@ -59,7 +59,7 @@ def find_engine(wanted: Sequence[str] = ()) -> list[str]:
 def _answers(docker: str) -> bool:
     try:
         return _ask([docker, "version"]).returncode == 0
-    except subprocess.TimeoutExpired:
+    except (OSError, subprocess.TimeoutExpired):
         return False
 
 

@@ -675,7 +675,8 @@ def directory_named(wanted: str) -> Path | None:
     if path.name == "group.json":
         return path.parent.absolute()
     # Else only a directory that happens to have that name.
-    return path.absolute() if path.is_absolute() or (path / "group.json").is_file() else None
+    there = path.is_absolute() or os.path.isfile(path / "group.json")  # no name is too long for it
+    return path.absolute() if there else None
 
 
 def rows_meant(wanted: str, rows: Sequence[GroupRow]) -> list[GroupRow]:

@@ -26,7 +26,10 @@ def find_program(candidates: Iterable[str], relative_to: Path) -> str | None:
     if known is not None and os.access(known, os.X_OK):
         return known
     for candidate in candidates:
-        path = _resolve(candidate, relative_to)
+        try:
+            path = _resolve(candidate, relative_to)
+        except Exception:  # a package may raise anything as it is imported, a glob be none
+            continue
         if path is not None:
             _found[key] = path
             return path
@@ -34,7 +37,11 @@ def find_program(candidates: Iterable[str], relative_to: Path) -> str | None:
 
 
 def describe_missing(candidate: str, relative_to: Path) -> str:
-    """A candidate that was not found, for a person: a file may be there and lack only its mode."""
+    """A candidate that was not found, for a person, with what is wrong with it where that is known."""
+    try:
+        _resolve(candidate, relative_to)
+    except Exception as error:
+        return f"{candidate} ({type(error).__name__}: {error})"
     there = "/" in candidate and os.path.isfile(_path(candidate, relative_to))
     return f"{candidate} (which is not executable)" if there else candidate
 
@@ -55,13 +62,8 @@ def _resolve(candidate: str, relative_to: Path) -> str | None:
 
 
 def _in_package(package: str, pattern: str) -> str | None:
-    try:
-        spec = importlib.util.find_spec(package)
-    except (ImportError, ValueError):
-        return None
-    if spec is None:
-        return None
-    for root in spec.submodule_search_locations or []:
+    spec = importlib.util.find_spec(package)
+    for root in (spec and spec.submodule_search_locations) or []:
         for path in sorted(Path(root).glob(pattern)):
             if path.is_file() and os.access(path, os.X_OK):
                 return str(path)
