@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -66,6 +67,19 @@ def ping(port: int) -> bytes:
 def shell(script: str, extra: str = "") -> str:
     """A blueprint of one role `a` that runs a shell script."""
     return f"name: one\nroles:\n  a:\n    binary: sh\n    args: [-c, {json.dumps(script)}]\n{extra}"
+
+
+HEAVY = """\
+name: x
+roles:
+  a:
+    python: heavy
+    args: ["{{ role.port }}", "{{ environment.HOW }}"]
+    ports: [p]
+    environment: {PYTHONPATH: "{{ environment.PROCGROUP_TEST_PATH }}:%s"}
+    preload: [socket]
+    ready: {notify: true}
+"""
 
 
 def test_launch_gives_a_running_group(launch: Launch, state: State, supervisor: str) -> None:
@@ -223,6 +237,57 @@ def test_what_runsv_starts_unasked_is_killed(
     assert [pid for pid in pids if alive(pid)] == [role.pid]
 
 
+def runsv_of(group: ProcessGroup) -> int | None:
+    """The only role's."""
+    for pid in processes.children(json.loads(group.file.read_text())["keeper"]["pid"]):
+        with contextlib.suppress(OSError):
+            if b"runsv" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]:
+                return pid
+    return None
+
+
+@linux
+def test_kill_9_of_runsv_ends_all_that_it_had_begun(
+    launch: Launch, write: Write, supervisor: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything else is begun, what is in a session of its own included."""
+    if supervisor != "runit":
+        pytest.skip("the built-in supervisor has no runsv")
+    monkeypatch.setenv("HOW", "session")
+    group = launch(write(HEAVY % PROGRAMS))
+    role = group["a"]
+    pids = {role.pid or 0}
+    for _ in range(2):
+        os.kill(runsv_of(group) or 0, signal.SIGKILL)
+        wait_until(lambda: role.pid not in (None, *pids), "begun anew")
+        assert not any(map(alive, pids))
+        role.wait_ready(PATIENCE)
+        pids.add(role.pid or 0)
+    assert role.status()["restarts"] == 2
+    assert "in use" not in role.log()
+
+
+def test_a_runsv_killed_before_its_script_has_told_its_pid(
+    launch: Launch, write: Write, supervisor: str
+) -> None:
+    """The script is not taken for the one that the next runsv begins."""
+    if supervisor != "runit":
+        pytest.skip("the built-in supervisor has no runsv")
+    group = launch(write(shell("exec sleep 1000")))
+    role = group["a"]
+    script, begun = role.directory / "runit" / "run", role.directory / "begun"
+    begun.touch()
+    text = script.read_text().replace("echo", f"echo >>{begun}; sleep 0.3; echo", 1)
+    script.write_text(text)
+    role.kill()
+    wait_until(begun.read_text, "its script has begun")
+    os.kill(runsv_of(group) or 0, signal.SIGKILL)
+    role.wait_ready(PATIENCE)
+    runsv = runsv_of(group)
+    assert runsv
+    assert processes.children(runsv) == [role.pid]
+
+
 def test_a_group_whose_directory_is_gone_obeys(launch: Launch, write: Write, state: State) -> None:
     group = launch(write(shell("exec sleep 1000", "  b: {binary: sleep, args: [1000]}\n")))
     before = group["a"].pid
@@ -347,6 +412,24 @@ def test_a_crash_takes_the_descendants_of_the_incarnation(launch: Launch) -> Non
     group["parent"].kill()
     wait_until(lambda: not any(map(alive, pids)), "all descendants are gone")
     group["parent"].wait_ready()
+
+
+@pytest.mark.parametrize("how", ["group", pytest.param("session", marks=linux)])
+def test_what_a_role_leaves_is_gone_before_it_is_stopped_or_begins_anew(
+    launch: Launch, write: Write, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Killed is not gone: a process that the kernel takes apart still serves its port."""
+    monkeypatch.setenv("HOW", how)
+    role = launch(write(HEAVY % PROGRAMS))["a"]
+    for _ in range(2):
+        role.stop()
+        socket.create_server(("127.0.0.1", role.port)).close()
+        role.start()
+    for _ in range(2):
+        role.kill()
+        role.wait_ready(PATIENCE)
+    assert role.status()["restarts"] == 2
+    assert "in use" not in role.log()
 
 
 def test_crash_loop_is_reported_not_endless(launch: Launch, write: Write, state: State) -> None:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 BACK_OFF = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
 HEALTHY_AFTER = 1.0  # seconds of life that end a row of crashes, of a role that got ready
 LOOK_AGAIN = 0.2  # seconds between looks at a process whose end the system does not report
+CLEAR_LIMIT = 5.0  # seconds that what an ended incarnation left may take to die
 WRITE_AGAIN = 1.0  # seconds until group.json, which could not be written, is tried again
 
 
@@ -70,6 +71,11 @@ class KeptRole:
         self._deadline: float | None = None  # of the back-off, or of stop's patience
         self._cleaner: int | None = None  # the process that runs the plan's `cleanup`
         self._cleaner_ends = 0.0  # when its patience ends
+        # Of an ended incarnation: its process group, while it has members; those of its processes
+        # that were killed and are not seen gone; until when they are waited for.
+        self._group: int | None = None
+        self._left: set[int] = set()
+        self._clear_ends: float | None = None
         self._probe: Probe | None = None
         self._next_probe = 0.0
         self._awaited: int | None = None  # a descriptor of the probe's that is watched
@@ -95,7 +101,7 @@ class KeptRole:
             self.resume()
         elif self.state in ("stopped", "failed", "back-off", "stopping"):
             self.crashes = 0
-            if self._cleaner is not None:
+            if self._clearing():
                 self._become("back-off")  # it begins when all is clean
             elif self.state != "stopping":  # else it begins when it has ended
                 self._begin()
@@ -106,7 +112,7 @@ class KeptRole:
         `patience` is in seconds, by default the role's `stop_timeout`.
         """
         self.wanted = False
-        if self._cleaner is not None:
+        if self._clearing():
             self._become("stopping")
         elif self.state in ("waiting", "back-off", "failed"):
             self._become("stopped")
@@ -237,23 +243,37 @@ class KeptRole:
     def _exited(self, status: int | None) -> None:
         self._unwatch_end()
         lived = time.monotonic() - self.started_at
-        group, self.pid, self.start_token = self.pid, None, None
+        self._group, self.pid, self.start_token = self.pid, None, None
         self.exit_status = exit_text(status)
         self.keeper.dirty = True
         self.close_probe()
         self._deadline = None
-        if group is not None:
-            self.keeper.clear_leftovers(self, group)
+        self._left = set() if self._group is None else {self._group}
         self._unasked = self.wanted and self.state != "stopping"
         if self._unasked:
             healthy = self._deliberate or (self._was_ready and lived >= HEALTHY_AFTER)
             self.crashes = 0 if healthy else self.crashes + 1
+        if not self._clear():
+            self._clear_ends = time.monotonic() + CLEAR_LIMIT
         if self.plan["cleanup"]:
-            self._become("back-off" if self.wanted else "stopping")
             self._cleaner = self.begin_cleanup()
             self._cleaner_ends = time.monotonic() + processes.CLEANUP_LIMIT
-        else:
-            self._settle()
+        self._settle()
+
+    def _clear(self) -> bool:
+        """Kill what the ended incarnation left; True when nothing of it is there any more.
+
+        Killed is not gone: until the kernel has taken a process apart, its port is served. What it
+        had forked may come to light only then.
+        """
+        if self._group is not None and not processes.send_group(self._group, signal.SIGKILL):
+            self._group = None
+        self._left |= self.keeper.kill_orphans(self)
+        self._left = {pid for pid in self._left if processes.group_of(pid) is not None}
+        return self._group is None and not self._left
+
+    def _clearing(self) -> bool:
+        return self._cleaner is not None or self._clear_ends is not None
 
     def begin_cleanup(self) -> int:
         """Start the plan's `cleanup`; its pid. What it says goes to the role's log."""
@@ -288,7 +308,10 @@ class KeptRole:
         return cleaner + self.supervisor.own_pids()
 
     def _settle(self) -> None:
-        """Everything of the incarnation is gone: stay down, or go on to the next one."""
+        """Once everything of the incarnation is gone: stay down, or go on to the next one."""
+        if self._clearing():
+            self._become("back-off" if self.wanted else "stopping")
+            return
         if not self.wanted:
             self._become("stopped")
             return
@@ -360,6 +383,11 @@ class KeptRole:
         return min(due, default=None)
 
     def _advance(self, now: float) -> float | None:
+        if self._clear_ends is not None:
+            if not self._clear() and now < self._clear_ends:
+                return now + 0.005  # sooner, should the keeper reap one of them
+            self._clear_ends = None
+            self._settle()
         if self._cleaner is not None:
             if now < self._cleaner_ends:
                 return self._cleaner_ends
@@ -755,22 +783,24 @@ class Keeper:
 
     # -- the end --------------------------------------------------------------------------------
 
-    def clear_leftovers(self, role: KeptRole, group: int) -> None:
-        """Kill what an ended incarnation left: its process group and its orphans."""
-        processes.send_group(group, signal.SIGKILL)
+    def kill_orphans(self, role: KeptRole) -> set[int]:
+        """Kill what an ended incarnation left outside its process group (Linux); whom it has killed."""
+        killed: set[int] = set()
         if not processes.LINUX:
-            return
+            return killed
         accounted = {pid for each in self.roles for pid in each.own_pids()}
         for pid in processes.children(os.getpid()):
-            if pid in accounted or pid == group:
+            if pid in accounted:
                 continue
             environment = processes.environment_of(pid)
             if (
                 environment.get(b"PROCGROUP_ROLE") == role.name.encode()
                 and environment.get(b"PROCGROUP_REPLICA") == str(role.plan["replica"]).encode()
             ):
-                for each in (*processes.descendants(pid), pid):
-                    processes.send(each, signal.SIGKILL)
+                killed.update(processes.descendants(pid), [pid])
+        for pid in killed:
+            processes.send(pid, signal.SIGKILL)
+        return killed
 
     def _end(self, *, graceful: bool) -> None:
         """Begin to take the group down; a second call that is not graceful hurries the first."""

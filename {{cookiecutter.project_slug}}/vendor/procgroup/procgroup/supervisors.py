@@ -193,7 +193,8 @@ class Runit(Supervisor):
 
     The scripts of `runit/` report through a pipe: "run PID" when an incarnation begins, "exit CODE
     STATUS" when it has ended. So nothing has to poll the status file. Each incarnation is started
-    with `u` and, once it runs, set to `o` (once): the next is the keeper's to begin.
+    with `u` and, once it runs, set to `o` (once): the next is the keeper's to begin. Behind each
+    line stands the pid of its runsv: what one that was killed had begun is not the next one's.
     """
 
     sees_ends = False  # where `finish` cannot be run
@@ -201,6 +202,7 @@ class Runit(Supervisor):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._runsv: int | None = None
+        self._teller = 0  # the runsv whose scripts are heard, though it may have ended
         self._directory = os.path.join(self.plan["directory"], "runit")
         self._pipe: tuple[int, int] | None = None
         self._buffer = b""
@@ -217,7 +219,7 @@ class Runit(Supervisor):
             if self._pipe is None:
                 self._pipe = os.pipe()
                 os.set_blocking(self._pipe[0], False)
-            self._runsv = self._spawn(self._pipe[1])
+            self._runsv = self._teller = self._spawn(self._pipe[1])
 
     def _spawn(self, pipe: int) -> int:
         """Start runsv; its pid.
@@ -277,20 +279,22 @@ class Runit(Supervisor):
             self._buffer += os.read(self._pipe[0], 4096)
         *lines, self._buffer = self._buffer.split(b"\n")
         for line in lines:
-            word, *numbers = line.split()
-            if word == b"run" and not self._beginning:
-                # runsv, which `o` has not reached, was quicker: the next start is the keeper's.
-                self._retire()
-                processes.send_group(int(numbers[0]), signal.SIGKILL)
-                processes.send(int(numbers[0]), signal.SIGKILL)
+            word, *texts = line.split()
+            *numbers, teller = map(int, texts)
+            if word == b"run" and (teller != self._teller or not self._beginning):
+                if teller == self._teller:
+                    # runsv, which `o` has not reached, was quicker: the next start is the keeper's.
+                    self._retire()
+                processes.send_group(numbers[0], signal.SIGKILL)
+                processes.send(numbers[0], signal.SIGKILL)
             elif word == b"run":
                 self._started = time.monotonic()
                 self._beginning = False
-                self.pid = int(numbers[0])
+                self.pid = numbers[0]
                 self._control(b"o")
                 self.on_start(self.pid)
-            elif word == b"exit" and self.pid is not None:
-                self._end(_wait_status(int(numbers[0]), int(numbers[1])))
+            elif word == b"exit" and self.pid is not None and teller == self._teller:
+                self._end(_wait_status(*numbers))
 
     def patience(self) -> float:
         # Nothing can be expected where the script is gone, may not be run, or lies on `noexec`.
@@ -310,14 +314,19 @@ class Runit(Supervisor):
         self.on_exit(status)
 
     def reaped(self, pid: int, status: int) -> bool:
+        if pid == self.pid:  # adopted from a runsv that was killed, and is not reaped yet
+            self._end(status)
+            return True
         if pid != self._runsv:
-            return pid == self.pid  # adopted from a killed runsv: `_end` has been called
+            return False
         self._runsv = None
+        # A script of its that has not come to a process group of its own.
+        processes.send_group(pid, signal.SIGKILL)
         if self._pipe is not None:
             self.readable()  # it may have said how the role ended before it was killed itself
         if self.pid is not None:
             # runsv was killed and its role runs on, now as a child of the keeper. Two copies must
-            # never run: end this one before anything else is begun.
+            # never run: nothing else is begun before this one is gone.
             processes.send_group(self.pid, signal.SIGKILL)
             processes.send(self.pid, signal.SIGKILL)
             self._end(None)
@@ -341,13 +350,13 @@ def _wait_status(code: int, low_byte: int) -> int:
 # `run` of a role works by hand too; "$@" lets a person write `./run strace -f`. chpst -P (setsid)
 # gives the role a process group of its own, which runsv does not.
 RUNIT_RUN = """#!/bin/sh
-echo "run $$" >&3
+echo "run $$ $PPID" >&3
 exec 3>&-
 set -- {chpst} -P
 . ../run
 """
 RUNIT_FINISH = """#!/bin/sh
-echo "exit $1 $2" >&3
+echo "exit $1 $2 $PPID" >&3
 """
 
 
