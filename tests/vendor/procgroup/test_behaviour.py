@@ -588,6 +588,23 @@ def clear_kept(state: State) -> None:
     registry.close()
 
 
+def test_a_role_that_goes_on_notifying_does_not_block(
+    launch: Launch, write: Write, tmp_path: Path
+) -> None:
+    """And what it writes does not count for the one that follows it."""
+    (tmp_path / "go").touch()
+    notify = "yes ready | head -c 200000 >$PROCGROUP_NOTIFY; echo through; exec sleep 1000"
+    script = f"until [ -e {tmp_path}/go ]; do sleep 0.01; done; {notify}"
+    role = launch(write(shell(script, "    ready: {notify: true}\n")))["a"]
+    wait_until(lambda: "through" in role.log(), "its writes have an end")
+    (tmp_path / "go").unlink()
+    role.kill()
+    with pytest.raises(NotReady, match="timeout"):
+        role.wait_ready(0.2)
+    (tmp_path / "go").touch()
+    role.wait_ready(PATIENCE)
+
+
 def test_needs_order_starts(launch: Launch, write: Write) -> None:
     say = "date +%s%N; {}exec sleep 1000"
     path = write(

@@ -84,6 +84,8 @@ class KeptRole:
         self._lost_at: float | None = None  # when its end, which nobody has reported, counts
         kind = plan["ready"] and plan["ready"]["kind"]
         self._notify = NotifyProbe(plan["notify"]) if kind == "notify" else None
+        if self._notify is not None:
+            keeper.watch(self._notify.fileno(), self._notified)
         supervisor = SUPERVISORS[plan["supervisor"]]
         self.supervisor: Supervisor = supervisor(plan, self._started, self._exited)
 
@@ -184,7 +186,6 @@ class KeptRole:
         self.close_probe()
         if self._notify is not None:
             self._notify.arm()
-            self.keeper.watch(self._notify.fileno(), self._look)
             self._probe = self._notify
         else:
             self._probe = probe_for(self.plan["ready"], self.plan["log"])
@@ -326,8 +327,6 @@ class KeptRole:
         """Give back what looking for readiness holds."""
         self._await(None)
         if self._probe is not None:
-            if isinstance(self._probe, NotifyProbe):
-                self.keeper.unwatch(self._probe.fileno())
             self._probe.close()
             self._probe = None
 
@@ -337,6 +336,12 @@ class KeptRole:
         self._awaited = descriptor
         if descriptor is not None:
             self.keeper.watch(descriptor, self._look)
+
+    def _notified(self) -> None:
+        if self._probe is not None:
+            self._look()
+        elif self._notify is not None:
+            self._notify.arm()  # a role that goes on writing must not block
 
     def _look(self) -> None:
         if self._probe is None or self.pid is None:

@@ -116,8 +116,7 @@ class LogProbe(Probe):
 class NotifyProbe(Probe):
     """Ready when the role writes a line to its notify FIFO.
 
-    It stays open for the role's whole life: a role that writes again must not block for want of a
-    reader.
+    It stays open for the role's whole life, and is read: a role that writes again must not block.
     """
 
     def __init__(self, path: str) -> None:
@@ -126,17 +125,16 @@ class NotifyProbe(Probe):
         self._ready = False
 
     def arm(self) -> None:
-        """Forget what an earlier incarnation wrote."""
+        """Forget what has been written, by an earlier incarnation say."""
         self._ready = False
-        while self._read():
-            pass
+        self._read()
 
     def fileno(self) -> int:
         return self._descriptor
 
     def _read(self) -> bytes:
         try:
-            return os.read(self._descriptor, 4096)
+            return os.read(self._descriptor, 65536)  # all that it holds
         except BlockingIOError:
             return b""
 
