@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import socket
@@ -97,6 +98,7 @@ class LogProbe(Probe):
             self._offset = os.path.getsize(path)
         except FileNotFoundError:
             self._offset = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._text = ""
 
     def step(self) -> bool:
@@ -109,7 +111,7 @@ class LogProbe(Probe):
         if not data:
             return False
         self._offset += len(data)
-        self._text = (self._text + data.decode("utf-8", "replace"))[-65536:]
+        self._text = (self._text + self._decoder.decode(data))[-65536:]
         return self._pattern.search(self._text) is not None
 
 
