@@ -53,6 +53,10 @@ from .conftest import (
     warmed,
 )
 
+# What asks instead of /proc; a Mac has both.
+portable = pytest.mark.skipif(
+    not (shutil.which("ps") and shutil.which("sysctl")), reason="needs ps and sysctl (procps)"
+)
 StartLauncher = Callable[..., Launcher]
 FAMILY = BLUEPRINTS / "family.yaml"
 PAIR = BLUEPRINTS / "pair.yaml"
@@ -391,6 +395,33 @@ def test_groups_of_another_container_are_left_alone(state: State) -> None:
     assert [row.id for row in registry.groups()] == [group]
     registry.release(group)
     registry.close()
+
+
+@portable
+@pytest.mark.parametrize("launcher_is_portable", [False, True])
+def test_groups_of_the_portable_path_and_of_linux_leave_each_other_alone(
+    launcher: StartLauncher,
+    state: State,
+    monkeypatch: pytest.MonkeyPatch,
+    launcher_is_portable: bool,
+) -> None:
+    """What the one records of boot and start means nothing to the other."""
+    monkeypatch.setenv("PROCGROUP_PORTABLE", str(int(launcher_is_portable)))
+    one = launcher(PAIR)
+    monkeypatch.setenv("PROCGROUP_PORTABLE", str(int(not launcher_is_portable)))
+    for command in (["ps"], ["gc"], ["gc", "--all"]):
+        subprocess.run(
+            [sys.executable, "-m", "procgroup", *command],
+            env=os.environ | {"PYTHONPATH": str(PACKAGE)},
+            check=True,
+            timeout=PATIENCE,
+        )
+    registry = Registry(state.directory)
+    assert [row.id for row in registry.groups()] == [one.facts["id"]]
+    registry.close()
+    assert Path(one.facts["directory"], "group.json").exists()
+    one.kill()
+    state.expect_nothing_left()
 
 
 def test_a_group_of_another_container_goes_on_demand_when_nobody_serves_it(state: State) -> None:
@@ -1014,12 +1045,6 @@ def test_ctrl_c_at_exit_is_quiet_and_skips_nothing(fresh_state: State) -> None:
     assert done.stderr == ""
     left = processes_of(fresh_state.directory)
     assert left == {}, "it waited for its warden"
-
-
-# What asks instead of /proc; a Mac has both.
-portable = pytest.mark.skipif(
-    not (shutil.which("ps") and shutil.which("sysctl")), reason="needs ps and sysctl (procps)"
-)
 
 
 @portable

@@ -189,10 +189,18 @@ def _with_system_programs() -> dict[str, str]:
     return {**os.environ, "PATH": f"{path}:{_SYSTEM_PROGRAMS}"}
 
 
+PORTABLE = "portable"
+
+
 def pid_namespace() -> str:
-    """The namespace in which this process's pids have a meaning (a container has its own)."""
+    """The namespace in which this process's pids have a meaning (a container has its own).
+
+    PORTABLE without the calls of Linux: what `started` and `boot_id` say is then something else, too.
+    """
+    if not LINUX:
+        return PORTABLE
     try:
-        return os.readlink("/proc/self/ns/pid") if LINUX else ""
+        return os.readlink("/proc/self/ns/pid")
     except OSError:
         return ""
 

@@ -81,12 +81,26 @@ class GroupRow(NamedTuple):
     kept: float | None
 
     def owner_alive(self) -> bool | None:
-        """None when that cannot be known from here (another container on the same machine)."""
+        """None when that cannot be known from here.
+
+        So it is in another container on the same machine, and where one has the portable path.
+        """
+        if self._in_other_terms():
+            return None
         if self.owner.boot != current_boot():
             return False
         if self.owner.namespace != processes.pid_namespace():
             return None
         return processes.alive(self.owner.pid, self.owner.started)
+
+    def of_an_earlier_boot(self) -> bool:
+        """Whether the machine has provably been restarted since: no process of it is left."""
+        return not self._in_other_terms() and self.owner.boot != current_boot()
+
+    def _in_other_terms(self) -> bool:
+        """Whether boot and start were recorded by the portable path, and this is not, or vice versa."""
+        portable = processes.PORTABLE
+        return (self.owner.namespace == portable) != (processes.pid_namespace() == portable)
 
 
 class PortRequest(NamedTuple):

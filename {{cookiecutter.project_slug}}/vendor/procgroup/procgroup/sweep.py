@@ -238,7 +238,7 @@ def sweep(registry: Registry, *, kept: bool = False, keepers: bool = True) -> li
                 continue  # it has yet to begin, or has ended in good order
         dead.append(row)
     if dead:
-        earlier = {row.id for row in dead if row.owner.boot != current_boot()}
+        earlier = {row.id for row in dead if row.of_an_earlier_boot()}
         elsewhere = {row.id for row in dead if row.owner.namespace != processes.pid_namespace()}
         left = remove_groups(
             {row.id: row.directory for row in dead}, earlier=earlier, elsewhere=elsewhere
