@@ -190,11 +190,13 @@ def test_kill_9_of_keeper_and_warden_is_cleared_by_the_launchers_own_stop(
     state.expect_nothing_left()
 
 
-@pytest.mark.parametrize("sweeper", ["gc", "up", "the same process"])
+@pytest.mark.parametrize("sweeper", ["gc", "up", "a process with wardens", "the same process"])
 def test_kill_9_of_keeper_and_warden_is_swept_though_the_launcher_lives(
     launch: Launch, launcher: StartLauncher, state: State, sweeper: str
 ) -> None:
     spared = launcher(FAMILY)
+    if sweeper == "a process with wardens":
+        launch(PAIR).stop()
     if sweeper == "the same process":
         group = launch(FAMILY)
         directory = group.directory
@@ -211,11 +213,50 @@ def test_kill_9_of_keeper_and_warden_is_swept_though_the_launcher_lives(
     elif sweeper == "up":
         wardens.close_all(PATIENCE)  # as in a process that has launched nothing yet
         launch(PAIR).stop()
+    elif sweeper == "a process with wardens":
+
+        def swept() -> bool:
+            launch(PAIR).stop()
+            return not directory.exists()
+
+        wait_until(swept, "a launch of the next second or two sweeps it")
     else:
         launch(PAIR).stop()
     assert not any(map(alive, pids))
     assert not directory.exists()
     assert alive(spared.facts["keeper"])
+
+
+def test_many_launches_look_at_others_groups_once_in_a_while(
+    fresh_state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would read what all others have launched, else."""
+    read: list[str] = []
+
+    def noted(path: str) -> dict[str, Any]:
+        read.append(path)
+        return {}
+
+    monkeypatch.setattr("procgroup.sweep.group_document", noted)
+    monkeypatch.setattr("procgroup.sweep._PAUSE", PATIENCE)
+    other = subprocess.Popen(["sleep", "1000"])
+    registry = Registry(fresh_state.directory)
+    ours, _ = registry.register("ours", "x", Owner.of(os.getpid()), [])
+    theirs, _ = registry.register("theirs", "x", Owner.of(other.pid), [])
+    for _ in range(100):
+        sweep(registry, keepers=False)
+    assert [os.path.basename(path) for path in read] == [theirs]
+    registry.look_again = time.monotonic()
+    sweep(registry, keepers=False)
+    assert len(read) == 2
+    sweep(registry)
+    assert len(read) == 4
+    sweep(registry, keepers=False)
+    assert len(read) == 4
+    other.kill()
+    other.wait()
+    registry.release(ours, theirs)
+    registry.close()
 
 
 def test_kill_9_of_runsv_starts_no_second_copy(launch: Launch, supervisor: str) -> None:

@@ -215,6 +215,7 @@ class Registry:
     def __init__(self, state_dir: Path) -> None:
         self.state_dir = state_dir
         self.path = state_dir / "registry.sqlite3"
+        self.look_again = 0.0  # when `sweep` is to look at other processes' groups (monotonic)
         make_state_directory(state_dir)
         self._inode = 0
         self._database = self._open()

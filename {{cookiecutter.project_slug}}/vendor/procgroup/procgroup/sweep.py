@@ -207,15 +207,24 @@ def _at_work(row: GroupRow) -> bool:
     return os.path.basename(place.removesuffix(" (deleted)")) == row.id
 
 
+_PAUSE = 1.0  # seconds, at least, between two looks at the groups of other living processes,
+_RARELY = 20  # and so many times as long as the last one took
+
+
 def sweep(registry: Registry, *, kept: bool = False, keepers: bool = True) -> list[GroupRow]:
     """Remove every dead group of the registry; the groups removed.
 
     Directories of failed runs go when they are `KEEP_FAILED` old, or all of them with `kept`. A group
     that cannot be removed is treated as one of these, and no launch meets it again at once. Those of
     other containers that no keeper serves go with `kept`, too, as do detached ones that nothing
-    leads to. Without `keepers`, no group.json is read whose group's owner lives.
+    leads to.
+
+    Without `keepers`, of groups whose owner lives no group.json is read that this process answers
+    for, and others' about once a second: each of many launches would read those of all others.
     """
     dead = []
+    began = time.monotonic()
+    others = keepers or began >= registry.look_again
     verdicts: dict[tuple[int, str, str, str], bool | None] = {}
     for row in registry.groups():
         if row.kept is not None:
@@ -229,7 +238,7 @@ def sweep(registry: Registry, *, kept: bool = False, keepers: bool = True) -> li
                 if kept and served(row.directory) is False:
                     dead.append(row)
                 continue
-            if alive and not keepers:
+            if alive and not (keepers or (others and row.owner.pid != os.getpid())):
                 continue
             document = group_document(row.directory)
             if keeper_alive(document):
@@ -237,6 +246,9 @@ def sweep(registry: Registry, *, kept: bool = False, keepers: bool = True) -> li
             if alive and not document.get("keeper") and not (kept and end_lost(row)):
                 continue  # it has yet to begin, or has ended in good order
         dead.append(row)
+    if others:
+        ended = time.monotonic()
+        registry.look_again = ended + max(_PAUSE, _RARELY * (ended - began))
     if dead:
         earlier = {row.id for row in dead if row.of_an_earlier_boot()}
         elsewhere = {row.id for row in dead if row.owner.namespace != processes.pid_namespace()}
