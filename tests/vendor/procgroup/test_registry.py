@@ -323,8 +323,13 @@ def test_many_begin_a_registry_at_once(tmp_path: Path) -> None:
     assert [process.communicate(timeout=60)[0] for process in processes] == ["0\n" * 40] * 4
 
 
-def test_many_find_the_damage_at_once(registry: Registry) -> None:
-    damage(registry)
+@pytest.mark.parametrize("emptied", [False, True])
+def test_many_find_the_damage_at_once(registry: Registry, emptied: bool) -> None:
+    if emptied:
+        registry.register("a", "a.yaml", own(), requests(1))
+        os.truncate(registry.path, 0)
+    else:
+        damage(registry)
     code = (
         "from pathlib import Path\nfrom procgroup.registry import Registry\n"
         f"print(len(Registry(Path({str(registry.state_dir)!r})).groups()))"
@@ -340,6 +345,49 @@ def test_many_find_the_damage_at_once(registry: Registry) -> None:
     ]
     assert [process.communicate(timeout=60)[0] for process in processes] == ["0\n"] * 6
     assert len(list(registry.state_dir.glob("registry.sqlite3.damaged-*[0-9]"))) == 1
+
+
+@pytest.mark.parametrize("others", [1, 3])
+def test_a_file_that_is_emptied_while_it_is_in_use_is_set_aside(
+    registry: Registry, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    others: int,
+) -> None:  # fmt: skip
+    """Whoever has it open would keep all others from beginning it anew."""
+    monkeypatch.setattr("procgroup.registry.PATIENCE", 0.5)
+    registry.register("a", "a.yaml", own(), requests(1))
+    os.truncate(registry.path, 0)
+    for _ in range(others):
+        again = Registry(registry.state_dir)
+        again.register("b", "b.yaml", own(), requests(1))
+        again.close()
+    message = capfd.readouterr().err
+    (aside,) = registry.state_dir.glob("registry.sqlite3.damaged-*[0-9]")
+    assert f"set aside as {aside}" in message
+    assert message.count("\n") == 1
+    assert registry.replaced()
+    assert len(Registry(registry.state_dir).groups()) == others
+
+
+def test_a_file_that_was_emptied_and_looked_at_is_set_aside(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite removes what was written ahead when it is first read."""
+    monkeypatch.setattr("procgroup.registry.PATIENCE", 0.5)
+    registry.register("a", "a.yaml", own(), requests(1))
+    os.truncate(registry.path, 0)
+    with closing(sqlite3.connect(registry.path)) as other:
+        assert other.execute("PRAGMA user_version").fetchone() == (0,)
+    assert not Path(f"{registry.path}-wal").exists()
+    assert Registry(registry.state_dir).groups() == []
+    assert registry.replaced()
+
+
+def test_an_empty_file_that_nobody_uses_is_begun(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "registry.sqlite3").touch()
+    assert Registry(tmp_path).groups() == []
+    assert capfd.readouterr().err == ""
 
 
 def test_a_replaced_file_is_noticed(registry: Registry) -> None:
@@ -393,6 +441,12 @@ def test_a_registry_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
 def test_a_directory_in_the_registrys_place_is_explained(tmp_path: Path) -> None:
     (tmp_path / "registry.sqlite3").mkdir()
     with pytest.raises(RegistryError, match=r"registry.sqlite3: unable to open database file"):
+        Registry(tmp_path)
+
+
+def test_a_registry_that_cannot_be_locked_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "registry.lock").mkdir()
+    with pytest.raises(RegistryError, match=r"registry.sqlite3: .*registry.lock"):
         Registry(tmp_path)
 
 

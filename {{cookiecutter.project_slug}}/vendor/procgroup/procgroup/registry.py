@@ -217,13 +217,12 @@ class Registry:
         self.path = state_dir / "registry.sqlite3"
         self.look_again = 0.0  # when `sweep` is to look at other processes' groups (monotonic)
         make_state_directory(state_dir)
-        self._inode = 0
         self._database = self._open()
 
     def _open(self) -> sqlite3.Connection:
         for last in (False, False, True):
             # Looked at beforehand: a file that is set aside meanwhile is not taken for the new one.
-            inode = self._inode_there()
+            self._inode = self._inode_there()
             try:
                 database = sqlite3.connect(
                     self.path, timeout=PATIENCE, isolation_level=None, check_same_thread=False
@@ -248,7 +247,10 @@ class Registry:
             except RegistryError:
                 database.close()
                 raise
-            self._inode = inode or self._inode_there()
+            except OSError as error:  # the lock's file
+                database.close()
+                raise self._unusable(error) from error
+            self._inode = self._inode or self._inode_there()
             return database
         raise AssertionError("unreachable")
 
@@ -269,21 +271,27 @@ class Registry:
     def _prepare(self, database: sqlite3.Connection) -> None:
         version = database.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
-            _write_ahead(database)
-            database.execute("BEGIN IMMEDIATE")
-            if database.execute("PRAGMA user_version").fetchone()[0] == 0:
-                for statement in _SCHEMA.split(";"):
-                    database.execute(statement)
-                from procgroup.sweep import enter_living
-
-                enter_living(database, self.state_dir)  # those of a file that was set aside
-                database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            database.execute("COMMIT")
+            with self._lock():  # nobody sets it aside meanwhile
+                if self._emptied() or (self._inode and self.replaced()):
+                    raise sqlite3.DatabaseError("somebody has emptied it")
+                self._begin(database)
         self._check_version(database)
         _check_soundness(database)
         database.execute("PRAGMA foreign_keys = ON")
         # WAL with NORMAL never corrupts; what a power cut may lose is worthless after the reboot.
         database.execute("PRAGMA synchronous = NORMAL")
+
+    def _begin(self, database: sqlite3.Connection) -> None:
+        _write_ahead(database)
+        database.execute("BEGIN IMMEDIATE")
+        if database.execute("PRAGMA user_version").fetchone()[0] == 0:
+            for statement in _SCHEMA.split(";"):
+                database.execute(statement)
+            from procgroup.sweep import enter_living
+
+            enter_living(database, self.state_dir)  # those of a file that was set aside
+            database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        database.execute("COMMIT")
 
     def _check_version(self, database: sqlite3.Connection) -> None:
         version = database.execute("PRAGMA user_version").fetchone()[0]
@@ -305,6 +313,17 @@ class Registry:
         except OSError:
             return 0
 
+    def _emptied(self) -> bool:
+        """Whether somebody has emptied the file: these come beside it after its first page.
+
+        They are looked at first, since who begins a registry may write all at any moment.
+        """
+        begun = any(os.path.exists(f"{self.path}{suffix}") for suffix in ("-wal", "-shm"))
+        try:
+            return begun and self.path.stat().st_size == 0
+        except OSError:
+            return False
+
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
         import fcntl
@@ -315,6 +334,8 @@ class Registry:
 
     def _sound(self) -> bool:
         """Whether the file at this path can be opened, or is empty and yet to be filled."""
+        if self._emptied():
+            return False
         try:
             with contextlib.closing(sqlite3.connect(self.path)) as database:
                 _check_soundness(database)
