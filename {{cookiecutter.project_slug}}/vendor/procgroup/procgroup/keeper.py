@@ -421,7 +421,7 @@ class KeptRole:
                 return None
             # A millisecond at first, and never more than a fiftieth of the time waited already.
             self._next_probe = now + min(max(0.001, (now - self.started_at) / 50), 0.025)
-        return self._next_probe
+        return None if probe.tells else self._next_probe
 
     def end_at_once(self) -> None:
         """Stop wanting anything; the keeper kills the process with all the others."""
@@ -641,6 +641,8 @@ class Keeper:
         path = self.plan["document"]["file"]
         try:
             with open(f"{path}.new", "w", encoding="utf-8") as file:
+                if any("container" in role for role in document["roles"].values()):
+                    os.fchmod(file.fileno(), 0o644)  # whatever user it runs as
                 file.write(json.dumps(document, indent=1))
             os.replace(f"{path}.new", path)
         except OSError as error:  # a full disk must not take the group down

@@ -26,18 +26,23 @@ CLEANUP_LIMIT = 10.0  # seconds that a role's `cleanup` may take
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_IN_MODIFY, _IN_CREATE = 0x2, 0x100
 
 
 _c_library: list[Any] = []  # looked up once: in a fork on its way to exec it would cost much
 
 
-def _prctl(option: int, value: int) -> bool:
+def _c() -> Any:
     if not _c_library:
         import ctypes
 
         _c_library.append(ctypes.CDLL(None))
         _c_library[0].prctl.argtypes = [ctypes.c_int] + 4 * [ctypes.c_ulong]
-    return bool(_c_library[0].prctl(option, value, 0, 0, 0) == 0)
+    return _c_library[0]
+
+
+def _prctl(option: int, value: int) -> bool:
+    return bool(_c().prctl(option, value, 0, 0, 0) == 0)
 
 
 def become_subreaper() -> bool:
@@ -106,6 +111,22 @@ def open_pidfd(pid: int) -> int | None:
         return os.pidfd_open(pid)
     except OSError:
         return None
+
+
+def watch_directory(path: str) -> int | None:
+    """A descriptor that polls readable when a file in the directory is made or written to.
+
+    None where that is unsupported, or where this user has no more of them: 128 by default (inotify(7)).
+    """
+    if not LINUX:
+        return None
+    descriptor: int = _c().inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    if descriptor < 0:
+        return None
+    if _c().inotify_add_watch(descriptor, os.fsencode(path), _IN_MODIFY | _IN_CREATE) < 0:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def _stat(pid: int | str) -> list[str] | None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import os
 import re
 import socket
 import time
+
+from procgroup import processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +24,9 @@ class Probe:
     def step(self) -> bool:
         """Look once. Never blocks."""
         raise NotImplementedError
+
+    # Whether every change shows at the descriptor that it `awaits`; else it is looked at now and then.
+    tells = False
 
     def awaits(self) -> int | None:
         """The descriptor whose readability is worth the next look; None: only time will tell."""
@@ -100,8 +106,22 @@ class LogProbe(Probe):
             self._offset = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._text = ""
+        self._watch = processes.watch_directory(os.path.dirname(path))
+        self.tells = self._watch is not None
+
+    def awaits(self) -> int | None:
+        return self._watch
+
+    def close(self) -> None:
+        if self._watch is not None:
+            os.close(self._watch)
+            self._watch = None
 
     def step(self) -> bool:
+        if self._watch is not None:
+            with contextlib.suppress(BlockingIOError):
+                while os.read(self._watch, 4096):
+                    pass
         try:
             with open(self._path, "rb") as file:
                 file.seek(self._offset)

@@ -1,0 +1,45 @@
+"""Readiness, looked at as a keeper does."""
+
+from __future__ import annotations
+
+import select
+from pathlib import Path
+
+import pytest
+from procgroup import processes
+from procgroup.readiness import probe_for
+
+
+@pytest.mark.skipif(not processes.LINUX, reason="inotify is Linux's")
+def test_a_log_tells_when_it_is_worth_a_look(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    probe = probe_for({"kind": "log", "pattern": "^up$"}, str(log))
+    assert probe is not None
+    awaited = probe.awaits()
+    assert awaited is not None
+    assert probe.tells
+
+    def told(seconds: float = 0.0) -> bool:
+        return bool(select.select([awaited], [], [], seconds)[0])
+
+    assert not probe.step()
+    for text, ready in (("down\n", False), ("u", False), ("p\n", True)):
+        assert not told()
+        with log.open("a") as file:
+            file.write(text)
+        assert told(10.0)
+        assert probe.step() is ready
+    probe.close()
+    assert probe.awaits() is None
+
+
+def test_a_log_is_looked_at_now_and_then_where_it_cannot_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not on Linux, or where this user's inotify instances are all taken."""
+    monkeypatch.setattr(processes, "watch_directory", lambda _: None)
+    probe = probe_for({"kind": "log", "pattern": "up"}, str(tmp_path / "log"))
+    assert probe is not None
+    assert (probe.awaits(), probe.tells) == (None, False)
+    (tmp_path / "log").write_text("up")
+    assert probe.step()
