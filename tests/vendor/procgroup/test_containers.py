@@ -28,11 +28,13 @@ from procgroup import (
     ProcgroupError,
     containers,
     processes,
+    wardens,
 )
 from procgroup.registry import Owner, Registry
 
 from .conftest import (
     PACKAGE,
+    PATIENCE,
     RUNIT_MISSING,
     Launch,
     Launcher,
@@ -315,7 +317,16 @@ def test_files_of_the_group_for_any_user_inside(
         "    ready: {notify: true}\n",
         note="",
     )
-    assert launch(path)["a"].state == "ready"
+    wardens.close_all(PATIENCE)  # the next has this umask
+    before = os.umask(0o077)
+    try:
+        group = launch(path)
+    finally:
+        os.umask(before)
+    group["a"].restart()  # with the group.json that its keeper has written meanwhile
+    assert group["a"].state == "ready"
+    group.stop()
+    wardens.close_all(PATIENCE)
 
 
 def test_launch_failure_shows_what_the_engine_said(

@@ -196,7 +196,7 @@ def _parser() -> argparse.ArgumentParser:
             help="how long a role may take to stop before it is killed (default: its stop_timeout)",
         )
 
-    ps = verb("ps", _ps, "list the groups of this node; with -g the roles of one")
+    ps = verb("ps", _ps, "list the groups of the state directory; with -g the roles of one")
     of_group(ps, None, "the group whose roles to list")
     ps.add_argument("-q", "--quiet", action="store_true", help="only ids (with -g: only pids)")
     ps.add_argument("--format", choices=("table", "json"), default="table")
@@ -228,7 +228,7 @@ def _parser() -> argparse.ArgumentParser:
     down = verb("down", _down, "stop a group and remove it")
     of_group(down, None)
     stopping(down)
-    down.add_argument("-a", "--all", action="store_true", help="every group of this node")
+    down.add_argument("-a", "--all", action="store_true", help="every group of the state directory")
     gc = verb("gc", _gc, "remove what dead processes left behind")
     gc.add_argument(
         "-a",
