@@ -65,7 +65,11 @@ def _carry_out(given: list[str]) -> int:
     if "--" in given:
         cut = given.index("--")
         given, command = given[:cut], given[cut + 1 :]
-    options = _parser().parse_args(given)
+    try:
+        options = _parser().parse_args(given)
+    except SystemExit:  # --help, say
+        sys.stdout.flush()
+        raise
     options.command = command
     if command is not None and options.verb not in ("up", "run"):
         print(f"procgroup {options.verb}: takes no command after --", file=sys.stderr)
@@ -101,7 +105,7 @@ class _Tell(argparse.Action):
     """An option that prints what `const` returns and ends, as --help does."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        print(self.const(), flush=True)
+        print(self.const())
         parser.exit()
 
 
