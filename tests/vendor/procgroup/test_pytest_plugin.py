@@ -97,11 +97,11 @@ def test_failure_at_another_fixtures_end_shows_logs(
         "def test_bad(after): pass\n",
         *option,
     )
+    if option:
+        ProcessGroup.attach("pair").stop()
     assert "2 passed, 1 error" in result.stdout, result.stdout
     assert result.stdout.count("- process group pair ") == 1
     assert re.search(rf"queue\.0:\n(    .*\n)+worker\.0:\n    greeted .*\n{last}", result.stdout)
-    if option:
-        ProcessGroup.attach("pair").stop()
     fresh_state.expect_nothing_left()
 
 
