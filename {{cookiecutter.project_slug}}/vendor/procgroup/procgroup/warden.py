@@ -25,6 +25,7 @@ from procgroup.keeper import run_keeper
 
 # A launcher's requests: a keeper, with its lease as ancillary data; no more of them; the end.
 KEEPER, RETIRE, GOODBYE = b"k", b"r", b"g"
+_DYING = 0.2  # seconds that a killed launcher takes to close its sockets, one after the other
 
 
 class Warden:
@@ -62,6 +63,9 @@ class Warden:
                 elif descriptor == self._pidfd or not self._serve():
                     self._close()
                     return
+            if self._retired and not self._keepers:
+                self._look_after_launcher()
+                return
 
     def _serve(self) -> bool:
         """Take one request for a keeper; False at the launcher's end."""
@@ -70,9 +74,11 @@ class Warden:
             data, ancillary, _, _ = self._launcher.recvmsg(1, socket.CMSG_SPACE(size))
         except OSError:
             return False
+        if data == RETIRE:
+            self._retired = True
+            return True
         if data != KEEPER:
             self.dismissed = data == GOODBYE
-            self._retired = data == RETIRE
             return False
         descriptors = array.array("i")
         for level, kind, payload in ancillary:
@@ -119,15 +125,21 @@ class Warden:
             lost = self._keepers & processes.kill_descendants(spare=self._keepers)
 
     def _close(self) -> None:
-        """The launcher is gone, or needs no more. Keepers know by themselves; detached ones live on."""
+        """The launcher is gone. Keepers know by themselves; detached ones live on."""
         self._launcher.close()
         while self._keepers:
             select.select([self._signals[0]], [], [], 1.0)
             with contextlib.suppress(BlockingIOError):
                 os.read(self._signals[0], 512)
             self._reap()
-        if self._retired and self._pidfd is not None:
-            self.dismissed = not select.select([self._pidfd], [], [], 0)[0]  # it lives
+
+    def _look_after_launcher(self) -> None:
+        """The last keeper of a retired warden is gone: perhaps since the launcher is dying."""
+        if select.select([self._launcher], [], [], _DYING)[0]:
+            self._serve()
+        else:
+            self.dismissed = True  # it lives, and knows what it has stopped
+        self._launcher.close()
 
 
 def main() -> None:

@@ -126,16 +126,17 @@ class Warden:
 
     def leave(self) -> None:
         """Let the warden end, as soon as its keepers have; this process leaves nothing behind."""
-        self._part(GOODBYE)
+        with contextlib.suppress(OSError):  # it has left us, or has been left before
+            self.socket.send(GOODBYE)
+        self.socket.close()
 
     def retire(self) -> None:
-        """Let it end likewise; should this process die meanwhile, it still clears the registry."""
-        self._part(RETIRE)
+        """Let it end likewise; should this process die meanwhile, it still clears the registry.
 
-    def _part(self, word: bytes) -> None:
-        with contextlib.suppress(OSError):  # it has left us, or has been left before
-            self.socket.send(word)
-        self.socket.close()
+        The socket stays open: its end is how a warden learns that.
+        """
+        with contextlib.suppress(OSError):
+            self.socket.send(RETIRE)
 
     def close(self, timeout: float) -> None:
         """`leave`, and wait for its end, unless it stays for detached groups."""
@@ -226,11 +227,20 @@ class WarmWarden(Warden):
                 return False
         return True
 
-    def _part(self, word: bytes) -> None:
-        """As ever; but one that still imports would not hear it, has no keepers, and is killed."""
+    def leave(self) -> None:
+        """As ever, but at once while it still imports."""
+        self._stop_importing()
+        super().leave()
+
+    def retire(self) -> None:
+        """As ever, but at once while it still imports."""
+        self._stop_importing()
+        super().retire()
+
+    def _stop_importing(self) -> None:
+        """It would not hear of its end, and has no keepers."""
         if not self._ready and self.alive():
             self.process.kill()
-        super()._part(word)
 
 
 # Of each kind, at once in a process, however many state directories and sets of modules it uses. Each
@@ -338,7 +348,10 @@ def _make_room(table: dict[Any, Any]) -> None:
 
 def _retire(warden: Warden) -> None:
     warden.retire()
-    _retired[:] = [each for each in (*_retired, warden) if each.alive()]
+    _retired.append(warden)
+    for each in [each for each in _retired if not each.alive()]:
+        each.leave()
+        _retired.remove(each)
 
 
 def close_all(timeout: float) -> None:
