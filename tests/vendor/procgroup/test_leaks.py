@@ -545,7 +545,12 @@ def count_everything(state: State) -> dict[str, Any]:
 
 
 def only_wardens() -> bool:
-    """Whether all keepers have ended: one that has said goodbye has yet to, and to be collected."""
+    """Whether all keepers have ended: one that has said goodbye has yet to, and to be collected.
+
+    So it is with a warden that has retired.
+    """
+    if any(warden.alive() for warden in wardens._retired):
+        return False
     parents = processes.parents()
     return {parents.get(pid) for pid in processes.descendants(os.getpid())} <= {os.getpid()}
 

@@ -76,7 +76,8 @@ class Warden:
             return False
         if data == RETIRE:
             self._retired = True
-            return True
+            self.dismissed = not self._keepers  # then there is nothing to clear, whoever dies
+            return not self.dismissed
         if data != KEEPER:
             self.dismissed = data == GOODBYE
             return False
