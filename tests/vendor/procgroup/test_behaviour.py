@@ -32,7 +32,6 @@ from procgroup.blueprint import load
 from procgroup.channel import connect_unix
 from procgroup.preview import resolve
 from procgroup.programs import find_program
-from procgroup.readiness import LogProbe
 from procgroup.registry import Registry
 from procgroup.sweep import group_document
 
@@ -637,17 +636,6 @@ def test_started_does_not_wait_for_ready(launch: Launch, write: Write, tmp_path:
     )
     group = launch(path)
     assert [role.state for role in group.all_roles()] == ["ready", "ready"]
-
-
-def test_a_log_is_matched_where_a_character_was_read_in_two(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    probe = LogProbe(str(log), "^bereit für alle$")
-    text = "bereit für alle".encode()
-    with log.open("ab", buffering=0) as file:
-        for index in range(len(text)):
-            assert not probe.step()
-            file.write(text[index : index + 1])
-    assert probe.step()
 
 
 def test_http_readiness_waits_for_a_good_status(launch: Launch, write: Write) -> None:

@@ -75,18 +75,25 @@ def test_up_in_the_foreground_until_ctrl_c(state: State, supervisor: str, write:
     state.expect_nothing_left()
 
 
-def test_ctrl_c_twice(state: State) -> None:
-    """The first asks a stubborn role politely, the second does not."""
+def up(*words: object, program: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    """`up` in the foreground, once all is ready."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "procgroup", "up", str(BLUEPRINTS / "family.yaml"),
-         "--set", "mood=stubborn", "--set", "stop_timeout=1000"],
+        [*program, sys.executable, "-m", "procgroup", "up", *map(str, words)],
         env=os.environ | {"PYTHONPATH": str(PACKAGE)},
         stdout=subprocess.PIPE,
         text=True,
-    )  # fmt: skip
+    )
     assert process.stdout is not None
     while "ctrl-C" not in process.stdout.readline():
         pass
+    return process
+
+
+def test_ctrl_c_twice(state: State) -> None:
+    """The first asks a stubborn role politely, the second does not."""
+    stubborn = ("--set", "mood=stubborn", "--set", "stop_timeout=1000")
+    process = up(BLUEPRINTS / "family.yaml", *stubborn)
+    assert process.stdout is not None
     with ProcessGroup.attach("family") as group:
         process.send_signal(signal.SIGINT)
         assert process.stdout.readline() == "stopping\n"
@@ -99,15 +106,8 @@ def test_ctrl_c_twice(state: State) -> None:
 
 
 def test_terminated_up_leaves_nothing(state: State) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "procgroup", "up", str(PAIR)],
-        env=os.environ | {"PYTHONPATH": str(PACKAGE)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    process = up(PAIR)
     assert process.stdout is not None
-    while "ctrl-C" not in process.stdout.readline():
-        pass
     process.terminate()
     process.wait(PATIENCE)
     process.stdout.close()
@@ -115,15 +115,8 @@ def test_terminated_up_leaves_nothing(state: State) -> None:
 
 
 def test_hang_up_ends_no_up_under_nohup(state: State) -> None:
-    process = subprocess.Popen(
-        ["nohup", sys.executable, "-m", "procgroup", "up", str(PAIR)],
-        env=os.environ | {"PYTHONPATH": str(PACKAGE)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    process = up(PAIR, program=("nohup",))
     assert process.stdout is not None
-    while "ctrl-C" not in process.stdout.readline():
-        pass
     process.send_signal(signal.SIGHUP)
     with ProcessGroup.attach("pair") as group:
         group["worker"].kill()

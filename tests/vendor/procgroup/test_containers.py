@@ -69,7 +69,7 @@ roles:
 PAGE = "{{ variables.greeting }} from {{ role.name }}.{{ replica }} at {{ role.address }}\n"
 SERVE = """\
 bb=/bin/busybox
-trap 'exit 7' TERM
+trap 'echo told to stop; exit 7' TERM
 echo "env $PROCGROUP_ROLE.$PROCGROUP_REPLICA $COLOUR on $($bb hostname)"
 echo "group file: $($bb grep -c '"id"' "$PROCGROUP_GROUP_FILE")"
 $bb httpd -f -p 8080 -h /www &
@@ -238,6 +238,7 @@ def test_stop_is_passed_on_and_start_begins_anew(engine: Engine, box: Path, laun
     web.stop()
     assert web.state == "stopped"
     assert web.status()["exit"] in OBEYED, "the container got its stop signal"
+    assert "told to stop\n" in web.log()
     assert engine.left() == []
     web.start()
     assert "hello" in get(web.port)
@@ -246,7 +247,7 @@ def test_stop_is_passed_on_and_start_begins_anew(engine: Engine, box: Path, laun
 def test_container_that_ignores_its_signal_is_killed(
     engine: Engine, box: Path, launch: Launch
 ) -> None:
-    stubborn = SERVE.replace("trap 'exit 7' TERM", "trap '' TERM")
+    stubborn = SERVE.replace("trap 'echo told to stop; exit 7' TERM", "trap '' TERM")
     (box.parent / "serve.sh.j2").write_text(stubborn)
     group = launch(box, overrides={"roles": {"web": {"stop_timeout": 0.2}}})
     group["web"].stop()
@@ -268,6 +269,7 @@ def test_pause_and_resume(engine: Engine, box: Path, launch: Launch, state: Stat
     web.pause()
     web.stop()
     assert web.status()["exit"] in OBEYED, "a frozen container must wake to obey"
+    assert "told to stop\n" in web.log()
     web.pause()
     web.resume()
     assert web.state == "stopped"

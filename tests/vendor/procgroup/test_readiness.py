@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from procgroup import processes
-from procgroup.readiness import probe_for
+from procgroup.readiness import LogProbe, probe_for
 
 
 @pytest.mark.skipif(not processes.LINUX, reason="inotify is Linux's")
@@ -42,4 +42,15 @@ def test_a_log_is_looked_at_now_and_then_where_it_cannot_tell(
     assert probe is not None
     assert (probe.awaits(), probe.tells) == (None, False)
     (tmp_path / "log").write_text("up")
+    assert probe.step()
+
+
+def test_a_log_is_matched_where_a_character_was_read_in_two(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    probe = LogProbe(str(log), "^bereit für alle$")
+    text = "bereit für alle".encode()
+    with log.open("ab", buffering=0) as file:
+        for index in range(len(text)):
+            assert not probe.step()
+            file.write(text[index : index + 1])
     assert probe.step()

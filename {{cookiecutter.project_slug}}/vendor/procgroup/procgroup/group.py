@@ -449,7 +449,10 @@ class ProcessGroup:
         keeper = connection.hello(timeout + _SLACK) if detach else None
         with _lock:
             registry = _registry(state)
-            sweep(registry, keepers=wardens.one_is_lost(state))
+            running = wardens.running()
+            one_is_lost = registry.wardens is None or not registry.wardens <= running
+            registry.wardens = running
+            sweep(registry, keepers=one_is_lost)
             owner = _this_owner() if keeper is None else Owner.of(keeper)
             group_id, ports = registry.register(
                 blueprint.name, str(blueprint.file), owner, port_requests(blueprint)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import select
 import signal
@@ -413,14 +414,15 @@ class KeptRole:
             self._signal_tree(signal.SIGKILL)
             return now + 0.01  # again, should the role only now have come to its own group
         probe = self._probe
-        if self.state != "starting" or probe is None or isinstance(probe, NotifyProbe):
+        if self.state != "starting" or probe is None:
             return None
         if now >= self._next_probe:
             self._look()
             if self.state != "starting":
                 return None
             # A millisecond at first, and never more than a fiftieth of the time waited already.
-            self._next_probe = now + min(max(0.001, (now - self.started_at) / 50), 0.025)
+            pause = min(max(0.001, (now - self.started_at) / 50), 0.025)
+            self._next_probe = math.inf if probe.tells else now + pause
         return None if probe.tells else self._next_probe
 
     def end_at_once(self) -> None:

@@ -25,7 +25,7 @@ class Probe:
         """Look once. Never blocks."""
         raise NotImplementedError
 
-    # Whether every change shows at the descriptor that it `awaits`; else it is looked at now and then.
+    # Whether every change shows at a descriptor that is watched; else it is looked at now and then.
     tells = False
 
     def awaits(self) -> int | None:
@@ -140,6 +140,8 @@ class NotifyProbe(Probe):
 
     It stays open for the role's whole life, and is read: a role that writes again must not block.
     """
+
+    tells = True
 
     def __init__(self, path: str) -> None:
         # Open for reading *and* writing: then there is always a writer, and never an end of file.

@@ -216,6 +216,7 @@ class Registry:
         self.state_dir = state_dir
         self.path = state_dir / "registry.sqlite3"
         self.look_again = 0.0  # when `sweep` is to look at other processes' groups (monotonic)
+        self.wardens: set[int] | None = None  # of this process, at its last sweep
         make_state_directory(state_dir)
         self._database = self._open()
 

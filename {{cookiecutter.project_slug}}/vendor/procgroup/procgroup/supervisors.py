@@ -320,7 +320,7 @@ class Runit(Supervisor):
         if pid != self._runsv:
             return False
         self._runsv = None
-        # A script of its that has not come to a process group of its own.
+        # A script of its own that has not come to a process group of its own.
         processes.send_group(pid, signal.SIGKILL)
         if self._pipe is not None:
             self.readable()  # it may have said how the role ended before it was killed itself

@@ -144,9 +144,7 @@ class Warden:
         if self.detached:
             self.process.returncode = 0  # not ours to wait for
             return
-        try:
-            self.process.wait(timeout)
-        except subprocess.TimeoutExpired:
+        if not self.ends_within(timeout):
             self.process.kill()
             self.process.wait()
 
@@ -251,7 +249,6 @@ SPARE = 8
 _lock = threading.RLock()  # guards what follows
 _plain: dict[Path, Warden] = {}
 _warm: dict[tuple[Path, tuple[str, ...]], WarmWarden] = {}
-_seen: dict[Path, set[int]] = {}  # wardens' pids, as `one_is_lost` last saw them for a directory
 _retired: list[Warden] = []  # they serve no new groups, and end with those they have
 
 
@@ -319,16 +316,11 @@ def _usable(state_dir: Path, modules: tuple[str, ...]) -> WarmWarden | None:
     return warden if usable else None
 
 
-def one_is_lost(state_dir: Path) -> bool:
-    """Whether a warden of this process has ended since this was last asked; True the first time."""
+def running() -> set[int]:
+    """The pids of this process's wardens."""
     with _lock:
         every = (*_plain.values(), *_warm.values(), *_retired)
-        running = {warden.process.pid for warden in every if warden.alive()}
-        seen = _seen.pop(state_dir, None)
-        while len(_seen) >= MOST:
-            del _seen[next(iter(_seen))]
-        _seen[state_dir] = running
-        return seen is None or not seen <= running
+        return {warden.process.pid for warden in every if warden.alive()}
 
 
 def warm_up(state_dir: Path, modules: tuple[str, ...]) -> None:
@@ -378,5 +370,4 @@ def forget_tables() -> None:
     """No wardens from here on."""
     _plain.clear()
     _warm.clear()
-    _seen.clear()
     _retired.clear()
