@@ -375,12 +375,18 @@ def test_sweep_spares_live_groups_and_recycled_pids(launch: Launch, state: State
 @pytest.mark.parametrize("lost", ["the directory", "group.json"])
 @pytest.mark.parametrize("ending", [("gc", "--all"), ("down", "--all")])
 def test_a_detached_group_that_nothing_leads_to_can_be_ended(
-    state: State, supervisor: str, lost: str, ending: tuple[str, str]
+    state: State,
+    supervisor: str,
+    monkeypatch: pytest.MonkeyPatch,
+    lost: str,
+    ending: tuple[str, str],
 ) -> None:
+    monkeypatch.setattr("procgroup.sweep._TIME_TO_END", 0.2)
     group = ProcessGroup.launch(FAMILY, supervisor=supervisor, detach=True)
     keeper = json.loads(group.file.read_text())["keeper"]["pid"]
     pids = [*descendants_in(str(group.directory)), group["parent"].pid or 0, keeper]
     group.close()
+    os.kill(keeper, signal.SIGSTOP)  # or it would end the group by itself
     if lost == "group.json":
         group.file.unlink()
     else:
@@ -391,7 +397,19 @@ def test_a_detached_group_that_nothing_leads_to_can_be_ended(
     assert cli.main([*ending]) == 0
     wait_until(lambda: not any(map(alive, pids)), "all are gone")
     state.expect_nothing_left()
-    (state.directory / "warden.log").write_text("")  # says that group.json cannot be written
+
+
+@pytest.mark.parametrize("lost", ["group.json", ".", "..", "../.."])
+def test_a_detached_group_ends_when_somebody_removes_what_leads_to_it(
+    fresh_state: State, supervisor: str, lost: str
+) -> None:
+    group = ProcessGroup.launch(FAMILY, supervisor=supervisor, detach=True)
+    group.close()
+    doomed = os.path.normpath(group.directory / lost)
+    subprocess.run(["rm", "-rf", doomed], check=True)
+    fresh_state.expect_no_process()
+    assert not os.path.exists(doomed)
+    fresh_state.expect_nothing_left()
 
 
 def test_an_owner_that_is_no_keeper_of_the_group_is_never_ended(state: State) -> None:

@@ -498,6 +498,7 @@ class Keeper:
         self._remove = True
         self._launcher = launcher
         self._detached = False
+        self._deleted = False  # group.json, by somebody else
         # Signals arrive as bytes on this pipe, so that they wake the poll without a race.
         reader, writer = os.pipe()
         os.set_blocking(reader, False)
@@ -630,7 +631,7 @@ class Keeper:
 
     def _write_document(self, *, last: bool = False) -> None:
         self.dirty = self.stale = False
-        if not self.plan:
+        if not self.plan or self._deleted:
             return
         document = self.plan["document"]
         document["keeper"] = None if last else {"pid": os.getpid(), "started": self._token}
@@ -763,9 +764,19 @@ class Keeper:
             return
         self._detached = True
         self.unwatch(self._launcher if self._launcher is not None else -1)
+        deleted = processes.watch_directory(".", processes.DELETED)
+        if deleted is not None:
+            self.watch(deleted, lambda: self._on_deleted(deleted))
         if mark := self.plan.get("mark"):
             with contextlib.suppress(OSError):
                 os.rename(f"{mark}.new", mark)
+
+    def _on_deleted(self, descriptor: int) -> None:
+        """Who removes the directory of a group that nobody owns has taken away all that leads to it."""
+        os.read(descriptor, 4096)
+        if not os.path.exists(self.plan["document"]["file"]):
+            self._deleted = True
+            self._end(graceful=False)
 
     def _listen(self) -> None:
         """Open `control` in the working directory: a relative path is never too long."""
@@ -899,11 +910,13 @@ class Keeper:
             time.sleep(0.002)
 
     def _release(self, state_dir: str, group_id: str) -> None:
-        """A detached group is its keeper's to deregister."""
+        """A detached group is its keeper's to deregister, where there still is a registry."""
         from pathlib import Path
 
         from procgroup.registry import Registry
 
+        if not Path(state_dir, "registry.sqlite3").exists():
+            return
         registry = Registry(Path(state_dir))
         if self._remove:
             registry.release(group_id)

@@ -26,7 +26,8 @@ CLEANUP_LIMIT = 10.0  # seconds that a role's `cleanup` may take
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_IN_MODIFY, _IN_CREATE = 0x2, 0x100
+WRITTEN = 0x2 | 0x100  # IN_MODIFY, IN_CREATE
+DELETED = 0x200  # IN_DELETE
 
 
 _c_library: list[Any] = []  # looked up once: in a fork on its way to exec it would cost much
@@ -113,8 +114,8 @@ def open_pidfd(pid: int) -> int | None:
         return None
 
 
-def watch_directory(path: str) -> int | None:
-    """A descriptor that polls readable when a file in the directory is made or written to.
+def watch_directory(path: str, events: int) -> int | None:
+    """A descriptor that polls readable when a file in the directory is `WRITTEN` or `DELETED`.
 
     None where that is unsupported, or where this user has no more of them: 128 by default (inotify(7)).
     """
@@ -123,7 +124,7 @@ def watch_directory(path: str) -> int | None:
     descriptor: int = _c().inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
     if descriptor < 0:
         return None
-    if _c().inotify_add_watch(descriptor, os.fsencode(path), _IN_MODIFY | _IN_CREATE) < 0:
+    if _c().inotify_add_watch(descriptor, os.fsencode(path), events) < 0:
         os.close(descriptor)
         return None
     return descriptor

@@ -106,7 +106,7 @@ class LogProbe(Probe):
             self._offset = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._text = ""
-        self._watch = processes.watch_directory(os.path.dirname(path))
+        self._watch = processes.watch_directory(os.path.dirname(path), processes.WRITTEN)
         self.tells = self._watch is not None
 
     def awaits(self) -> int | None:
