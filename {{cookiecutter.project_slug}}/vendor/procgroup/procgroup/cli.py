@@ -20,7 +20,7 @@ from procgroup.sweep import group_document, keeper_alive
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from procgroup.group import ProcessGroup, Role
     from procgroup.registry import GroupRow, Registry
@@ -341,9 +341,7 @@ def _up(options: argparse.Namespace) -> int:
             raise ProcgroupError("up: --detach and a command after -- exclude each other")
         return _run(options)
     # Also when closed terminals or `kill` end this command, the group ends in good order.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup procgroup up`
-            signal.signal(number, _interrupt)
+    _on_hang_up_or_term(_interrupt)
     group = _launch(options, options.detach)
     if options.detach:
         try:
@@ -364,6 +362,12 @@ def _up(options: argparse.Namespace) -> int:
     finally:
         group.stop(graceful=True)
     return 0
+
+
+def _on_hang_up_or_term(handler: Callable[[int, Any], object]) -> None:
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # under nohup
+            signal.signal(number, handler)
 
 
 def _watch(group: ProcessGroup) -> None:
@@ -407,8 +411,7 @@ def _run(options: argparse.Namespace) -> int:
             raise ProcgroupError(f"cannot run {options.command[0]}: {error.strerror}") from error
         # ctrl-C is the command's to answer: it is in the same foreground process group.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, lambda number, _: process.send_signal(number))
+        _on_hang_up_or_term(lambda number, _: process.send_signal(number))
         status = process.wait()
         signal.signal(signal.SIGINT, before)
         group.failed = bool(status)

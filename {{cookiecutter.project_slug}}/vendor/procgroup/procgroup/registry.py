@@ -283,7 +283,7 @@ class Registry:
         database.execute("PRAGMA synchronous = NORMAL")
 
     def _begin(self, database: sqlite3.Connection) -> None:
-        _write_ahead(database)
+        database.execute("PRAGMA journal_mode = WAL")
         database.execute("BEGIN IMMEDIATE")
         if database.execute("PRAGMA user_version").fetchone()[0] == 0:
             for statement in _SCHEMA.split(";"):
@@ -506,19 +506,6 @@ def _is_damage(error: Exception) -> bool:
         text = str(error)
         return text.startswith(("no such ", "Could not decode")) or text.endswith(" already exists")
     return type(error) in (sqlite3.DatabaseError, UnicodeDecodeError)
-
-
-def _write_ahead(database: sqlite3.Connection) -> None:
-    """Have a new file written ahead. Of two who begin it at once, SQLite refuses one without a wait."""
-    ends = time.monotonic() + PATIENCE
-    while True:
-        try:
-            database.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if _kind(error) != sqlite3.SQLITE_BUSY or time.monotonic() > ends:
-                raise
-            time.sleep(0.002)
 
 
 def _check_soundness(database: sqlite3.Connection) -> None:
