@@ -80,6 +80,25 @@ def test_failure_shows_logs_and_keeps_the_directory(
     clear(fresh_state)
 
 
+def test_failure_shows_the_logs_of_a_detached_group(
+    run_pytest: RunPytest, fresh_state: State
+) -> None:
+    result = run_pytest(
+        "def test_stopped(launch_group): launch_group(detach=True).stop()\n"
+        "def test_bad(launch_group): assert launch_group(detach=True) is None\n"
+        "def test_next(): assert 0\n"
+    )
+    assert "2 failed, 1 passed" in result.stdout
+    assert result.stdout.count("- process group pair ") == 1
+    with ProcessGroup.attach("pair") as group:
+        assert f"still up: {group.directory}, `procgroup logs -g {group.id}`" in result.stdout
+        assert re.search(
+            r"queue\.0: ready\n(    .*\n)+worker\.0: ready\n    greeted", result.stdout
+        )
+        group.stop()
+    fresh_state.expect_nothing_left()
+
+
 @pytest.mark.parametrize(
     ("option", "last"),
     [((), "stopped in good order, so it is not kept"), (("--procgroup-keep",), "still up: ")],

@@ -21,11 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
 
     from procgroup.group import ProcessGroup
-    from procgroup.keeping import KeptGroup
 
 _ARGUMENTS = ("blueprint", "variables", "overrides", "supervisor", "timeout", "state_dir")
 _SCOPES = ("function", "class", "module", "package", "session")
-_in_use: set[KeptGroup] = set()
+_staying: set[ProcessGroup] = set()  # detached ones that a test uses
 # Sections of a report, should another fixture's end yet fail: of the groups that this one has ended.
 _ended: list[tuple[str, str]] = []
 # Where kept groups live; reports bring those of xdist's workers.
@@ -148,8 +147,8 @@ def pytest_runtest_makereport(
         for group in groups:
             group.failed = True
             report.sections.append(_section(group, f"{_logs(group)}kept: {group.directory}"))
-        for kept in _in_use:
-            report.sections.append(_still_up(kept, _logs(kept.group)))
+        for group in _staying:
+            report.sections.append(_still_up(group, _logs(group)))
     if call.when == "teardown":
         if report.failed:
             report.sections.extend(_ended)
@@ -161,8 +160,7 @@ def _section(group: ProcessGroup, text: str) -> tuple[str, str]:
     return f"process group {group.name} {group.id}", text
 
 
-def _still_up(kept: KeptGroup, logs: str) -> tuple[str, str]:
-    group = kept.group
+def _still_up(group: ProcessGroup, logs: str) -> tuple[str, str]:
     return _section(group, f"{logs}still up: {group.directory}, `procgroup logs -g {group.id}`")
 
 
@@ -178,10 +176,11 @@ def _close(group: ProcessGroup) -> None:
     group.close()
 
 
-def _release(kept: KeptGroup) -> None:
-    _in_use.discard(kept)
-    _ended.append(_still_up(kept, _tails(kept.group)))
-    kept.release()
+def _leave(group: ProcessGroup, release: Callable[[], None]) -> None:
+    _staying.discard(group)
+    if group.file.exists():  # else the test has stopped it
+        _ended.append(_still_up(group, _tails(group)))
+    release()
 
 
 def _logs(group: ProcessGroup) -> str:
@@ -225,15 +224,19 @@ def _launcher(config: pytest.Config) -> Iterator[Callable[..., ProcessGroup]]:
                 worker = getattr(config, "workerinput", {}).get("workerid", "")
                 kept = acquire(path, variables, overrides, user=worker, **arguments)
                 _state_dirs.add(str(kept.group.state_dir))
-                _in_use.add(kept)
-                launched.callback(_release, kept)
+                _staying.add(kept.group)
+                launched.callback(_leave, kept.group, kept.release)
                 return kept.group
             from procgroup.group import ProcessGroup
 
             group = ProcessGroup.launch(
                 path, variables, overrides, detach=detach, again=again, **arguments
             )
-            launched.callback(_close, group)
+            if detach:
+                _staying.add(group)
+                launched.callback(_leave, group, group.close)
+            else:
+                launched.callback(_close, group)
             return group
 
         yield launch
