@@ -1145,6 +1145,44 @@ def test_portable_kill_9_of_the_launcher(
     state.expect_nothing_left()
 
 
+BUSY = """\
+name: busy
+roles:
+  forking:
+    binary: sh
+    args: [-c, "echo up; for i in $(seq 300); do setsid sleep 1000 & sleep 0.002; done; wait"]
+    ready: {log: up}
+"""
+
+
+@portable
+@pytest.mark.parametrize("killed", ["nobody", "the launcher", "the keeper", "all that watch"])
+def test_portable_path_leaves_nothing_of_who_forks_while_he_is_killed(
+    launcher: StartLauncher,
+    state: State,
+    write: Write,
+    monkeypatch: pytest.MonkeyPatch,
+    killed: str,
+) -> None:
+    """And what he has forked leads sessions of its own."""
+    monkeypatch.setenv("PROCGROUP_PORTABLE", "1")
+    one = launcher(write(BUSY))
+    if killed == "all that watch":
+        kill_all_that_watch(one)
+    else:
+        if killed == "the keeper":
+            os.kill(one.facts["keeper"], signal.SIGKILL)
+        one.kill(signal.SIGKILL if killed == "the launcher" else signal.SIGINT)
+    if killed in ("the keeper", "all that watch"):
+        subprocess.run(
+            [sys.executable, "-m", "procgroup", "gc"],
+            env=os.environ | {"PYTHONPATH": str(PACKAGE)},
+            check=True,
+        )
+    state.expect_no_process()
+    state.expect_nothing_left()
+
+
 def test_a_damaged_registry_is_set_aside(
     launch: Launch, fresh_state: State, capfd: pytest.CaptureFixture[str]
 ) -> None:

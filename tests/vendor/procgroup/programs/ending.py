@@ -25,7 +25,7 @@ elif how == "exception":
     fail()
 elif how == "interrupt":
     os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(60)
+    time.sleep(1000)
 elif how == "terminate":
     sys.stdout.flush()
     os.kill(os.getpid(), signal.SIGTERM)

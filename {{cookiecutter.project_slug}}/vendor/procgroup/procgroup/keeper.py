@@ -35,7 +35,7 @@ from procgroup.supervisors import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
 # Pauses before the n-th restart in a row of a role that did not get ready and live for a second. The
@@ -926,14 +926,16 @@ class Keeper:
 
     def _kill_portably(self) -> None:
         """Without a subreaper: the whole tree as it hangs together now, and each role's group."""
+        doomed: Iterable[int] = processes.freeze(lambda: processes.descendants(os.getpid()))
         for role in self.roles:
             if role.pid is not None:
                 processes.send_group(role.pid, signal.SIGKILL)
-        while doomed := processes.descendants(os.getpid()):
+        while doomed:
             for pid in doomed:
                 processes.send(pid, signal.SIGKILL)
             processes.reap_exited()
             time.sleep(0.002)
+            doomed = processes.descendants(os.getpid())
         processes.reap_exited()
 
 

@@ -17,7 +17,7 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from typing import Any
 
 LINUX = sys.platform == "linux" and os.environ.get("PROCGROUP_PORTABLE") != "1"
@@ -454,13 +454,28 @@ def kill_descendants(spare: Collection[int] = ()) -> set[int]:
         wait = min(wait * 1.5, 0.005)
 
 
+def freeze(find: Callable[[], Iterable[int]]) -> set[int]:
+    """SIGSTOP what `find` finds until it finds nobody new; all of these.
+
+    Where nobody inherits orphans, who forks while he is killed leaves a child that nothing leads to:
+    so none of a tree may be killed before all of it stands still.
+    """
+    frozen: set[int] = set()
+    while found := set(find()) - frozen:
+        for pid in found:
+            send(pid, signal.SIGSTOP)
+        frozen |= found
+    return frozen
+
+
 def members(groups: Mapping[str, str], recorded: Iterable[tuple[int, str]]) -> set[int]:
     """Live processes that provably belong to groups (id → directory) whose keepers are gone.
 
     The proofs, none of which a recycled pid can fake: the pid still has the recorded start time;
     its environment names a group's id; its standard output or error is a log in a group's
-    directory (Redis overwrites its environment). Everything descended from such a process belongs
-    too. This process and its ancestors never do.
+    directory (Redis overwrites its environment). Where nothing but pids and command lines is to be
+    seen, the second proof is a `runsv` told to run a directory in a group's. Everything descended from
+    such a process belongs too. This process and its ancestors never do.
     """
     found = {pid for pid, start in recorded if alive(pid, start)}
     table = parents()
@@ -476,6 +491,8 @@ def members(groups: Mapping[str, str], recorded: Iterable[tuple[int, str]]) -> s
                 continue
             if environment_of(pid).get(b"PROCGROUP_ID") in wanted or _logs_into(pid, prefixes):
                 found.add(pid)
+    else:
+        found |= _runsvs(groups.values())
     for pid in table:
         seen = []
         ancestor = pid
@@ -493,6 +510,17 @@ def members(groups: Mapping[str, str], recorded: Iterable[tuple[int, str]]) -> s
     return found
 
 
+def _runsvs(directories: Iterable[str]) -> set[int]:
+    prefixes = tuple(directory.rstrip("/") + "/" for directory in directories)
+    found = set()
+    for line in _ps("-axww", "-o", "pid=,args="):
+        pid, _, command = line.partition(" ")
+        program, _, directory = command.lstrip().partition("runsv ")
+        if " " not in program and directory.startswith(prefixes):
+            found.add(int(pid))
+    return found
+
+
 def _logs_into(pid: int, prefixes: tuple[str, ...]) -> bool:
     for number in (1, 2):
         try:
@@ -507,7 +535,9 @@ def _logs_into(pid: int, prefixes: tuple[str, ...]) -> bool:
 def kill_members(groups: Mapping[str, str], recorded: Iterable[tuple[int, str]]) -> int:
     """SIGKILL what `members` finds until it finds nothing; the number of processes killed."""
     recorded = list(recorded)
-    killed: set[int] = set()
+    killed = set() if LINUX else freeze(lambda: members(groups, recorded))
+    for pid in killed:
+        send(pid, signal.SIGKILL)
     deadline = time.monotonic() + 5.0
     while found := members(groups, recorded):
         for pid in found:
