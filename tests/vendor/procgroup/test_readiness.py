@@ -37,7 +37,7 @@ def test_a_log_is_looked_at_now_and_then_where_it_cannot_tell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not on Linux, or where this user's inotify instances are all taken."""
-    monkeypatch.setattr(processes, "watch_directory", lambda _: None)
+    monkeypatch.setattr(processes, "watch_directory", lambda *_: None)
     probe = probe_for({"kind": "log", "pattern": "up"}, str(tmp_path / "log"))
     assert probe is not None
     assert (probe.awaits(), probe.tells) == (None, False)
