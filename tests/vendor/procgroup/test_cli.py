@@ -128,6 +128,23 @@ def test_hang_up_ends_no_up_under_nohup(state: State) -> None:
     state.expect_nothing_left()
 
 
+def test_hang_up_ends_no_run_under_nohup(state: State, tmp_path: Path) -> None:
+    command = ["sh", "-c", "echo $$ > pid.new; mv pid.new pid; read line; echo got $line"]
+    process = subprocess.Popen(
+        ["nohup", sys.executable, "-m", "procgroup", "run", str(PAIR), "--", *command],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(PACKAGE)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    wait_until((tmp_path / "pid").exists, "its command runs")
+    process.send_signal(signal.SIGHUP)
+    assert process.communicate("it\n", PATIENCE)[0] == "got it\n"
+    assert process.returncode == 0
+    state.expect_nothing_left()
+
+
 def test_run_gives_the_commands_status(state: State) -> None:
     find = "import procgroup; print(procgroup.discover().roles['queue'].address)"
     output = procgroup("run", PAIR, "--", sys.executable, "-c", find)
@@ -467,23 +484,6 @@ def test_logs(detached: ProcessGroup) -> None:
     with detached["worker"].log_path.open("ab") as log:
         log.write(b"\x1b[31mred\x00\xff without end")
     assert procgroup("logs", "worker", "-n", "1") == "worker.0 | red\\x00\ufffd without end\n"
-
-
-def test_hang_up_ends_no_run_under_nohup(state: State, tmp_path: Path) -> None:
-    command = ["sh", "-c", "echo $$ > pid.new; mv pid.new pid; read line; echo got $line"]
-    process = subprocess.Popen(
-        ["nohup", sys.executable, "-m", "procgroup", "run", str(PAIR), "--", *command],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(PACKAGE)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    wait_until((tmp_path / "pid").exists, "its command runs")
-    process.send_signal(signal.SIGHUP)
-    assert process.communicate("it\n", PATIENCE)[0] == "got it\n"
-    assert process.returncode == 0
-    state.expect_nothing_left()
 
 
 def test_a_broken_group_json_is_named(detached: ProcessGroup) -> None:

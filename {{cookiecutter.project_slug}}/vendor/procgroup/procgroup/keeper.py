@@ -911,13 +911,11 @@ class Keeper:
 
     def _release(self, state_dir: str, group_id: str) -> None:
         """A detached group is its keeper's to deregister, where there still is a registry."""
-        from pathlib import Path
-
         from procgroup.registry import Registry
 
-        if not Path(state_dir, "registry.sqlite3").exists():
+        registry = Registry.existing(state_dir)
+        if registry is None:
             return
-        registry = Registry(Path(state_dir))
         if self._remove:
             registry.release(group_id)
         else:

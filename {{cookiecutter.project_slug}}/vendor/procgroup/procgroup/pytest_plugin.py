@@ -91,9 +91,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     default = str(state_directory())
     lines = []
     for place in dict.fromkeys([default, *sorted(_state_dirs)]):
-        if not Path(place, "registry.sqlite3").exists():
+        registry = Registry.existing(place)
+        if registry is None:
             continue
-        registry = Registry(Path(place))
         kept = [row for row in registry.groups() if kept_by_pytest(row.directory) and not row.kept]
         registry.close()
         command = "procgroup" if place == default else f"procgroup --state-dir {shlex.quote(place)}"

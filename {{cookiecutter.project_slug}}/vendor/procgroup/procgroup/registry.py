@@ -209,12 +209,21 @@ def port_is_free(port: int, host: str = "127.0.0.1") -> bool:
     return True
 
 
+_FILE = "registry.sqlite3"
+
+
 class Registry:
     """The registry of one state directory; created when missing. Not shared between threads."""
 
+    @classmethod
+    def existing(cls, state_dir: str | Path) -> Registry | None:
+        """The same; None where there is none, or somebody has removed it."""
+        path = Path(state_dir)
+        return cls(path) if (path / _FILE).exists() else None
+
     def __init__(self, state_dir: Path) -> None:
         self.state_dir = state_dir
-        self.path = state_dir / "registry.sqlite3"
+        self.path = state_dir / _FILE
         self.look_again = 0.0  # when `sweep` is to look at other processes' groups (monotonic)
         self.wardens: set[int] | None = None  # of this process, at its last sweep
         make_state_directory(state_dir)

@@ -189,13 +189,11 @@ def _preload(launcher: socket.socket, modules: list[str]) -> bool:
 
 def _clean_up(state_dir: str) -> None:
     """Leave the registry without the dead launcher's groups, now that nothing runs any more."""
-    from pathlib import Path
-
     from procgroup.registry import Registry
     from procgroup.sweep import sweep
 
-    if not os.path.exists(os.path.join(state_dir, "registry.sqlite3")):
-        return  # removed meanwhile
-    registry = Registry(Path(state_dir))
+    registry = Registry.existing(state_dir)
+    if registry is None:
+        return
     sweep(registry)
     registry.close()
