@@ -322,6 +322,23 @@ def test_a_launch_that_fails_before_it_begins_leaves_nothing(
     state.expect_nothing_left()
 
 
+@pytest.mark.parametrize("detach", [False, True])
+def test_an_interrupt_right_after_a_group_is_registered_leaves_nothing(
+    fresh_state: State, monkeypatch: pytest.MonkeyPatch, detach: bool
+) -> None:
+    """Where ctrl-C is likely to be heard: a commit that waits for the disk heeds no signal."""
+
+    def interrupted(*arguments: Any) -> None:
+        register(*arguments)
+        raise KeyboardInterrupt
+
+    register = Registry.register
+    monkeypatch.setattr(Registry, "register", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ProcessGroup.launch(PAIR, detach=detach)
+    fresh_state.expect_nothing_left()
+
+
 def test_a_forked_child_does_not_keep_the_group_alive(fresh_state: State) -> None:
     """The launcher forks without exec, as multiprocessing does, and is killed."""
     code = (

@@ -15,7 +15,14 @@ from typing import Any
 from procgroup import processes, wardens
 from procgroup.channel import Channel, connect_unix
 from procgroup.discovery import RoleInfo
-from procgroup.errors import GroupLost, LaunchError, NotReady, ProcgroupError, UnknownGroup
+from procgroup.errors import (
+    GroupLost,
+    LaunchError,
+    NotReady,
+    ProcgroupError,
+    RegistryError,
+    UnknownGroup,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -454,12 +461,18 @@ class ProcessGroup:
             registry.wardens = running
             sweep(registry, keepers=one_is_lost)
             owner = _this_owner() if keeper is None else Owner.of(keeper)
-            group_id, ports = registry.register(
-                blueprint.name, str(blueprint.file), owner, port_requests(blueprint)
-            )
+            group_id = registry.unused_id()
         began = time.monotonic()
         group = None
         try:
+            with _lock:
+                _, ports = registry.register(
+                    blueprint.name,
+                    str(blueprint.file),
+                    owner,
+                    port_requests(blueprint),
+                    group_id,
+                )
             warm = warden if isinstance(warden, wardens.WarmWarden) else None
             builder = Builder(blueprint, group_id, state, ports, chosen, programs, warm)
             plan = builder.build(detach=detach, timeout=timeout)
@@ -489,7 +502,7 @@ class ProcessGroup:
             connection.close()
             # A keeper that was not told to begin knows of no directory.
             processes.remove_tree(str(state / "groups" / group_id))
-            with _lock:
+            with _lock, contextlib.suppress(RegistryError):  # it may be why this fails
                 _registry(state).release(group_id)
             raise
         return group

@@ -403,17 +403,28 @@ class Registry:
         except _FAILURES as error:
             raise self._unusable(error) from error
 
+    def unused_id(self) -> str:
+        """An id that no registered group has."""
+        group_id = _new_id()
+        while self._query("SELECT 1 FROM groups WHERE id = ?", (group_id,)):
+            group_id = _new_id()
+        return group_id
+
     def register(
-        self, name: str, blueprint: str, owner: Owner, requests: Sequence[PortRequest]
+        self,
+        name: str,
+        blueprint: str,
+        owner: Owner,
+        requests: Sequence[PortRequest],
+        group_id: str | None = None,
     ) -> tuple[str, list[int]]:
         """Enter a new group; its id and one leased port for each request.
 
+        With `group_id`, an unused one, its caller knows it also when an interrupt hides the answer.
         Raises PortsExhausted when the range holds too few free ports.
         """
+        group_id = group_id or self.unused_id()
         with self._transaction() as database:
-            group_id = _new_id()
-            while database.execute("SELECT 1 FROM groups WHERE id = ?", (group_id,)).fetchone():
-                group_id = _new_id()
             database.execute(
                 "INSERT INTO groups (id, name, blueprint, directory, owner_pid, owner_started,"
                 " boot, namespace, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
