@@ -224,6 +224,7 @@ def test_what_runsv_starts_unasked_is_killed(
     """As when a person has written to its control pipe: starts are the keeper's."""
     if supervisor != "runit":
         pytest.skip("the built-in supervisor has no runsv")
+    (tmp_path / "pids").touch()
     group = launch(write(shell(f"echo $$ >> {tmp_path}/pids; exec sleep 1000")))
     role = group["a"]
     runsv = int(Path(f"/proc/{role.pid}/stat").read_text().rpartition(")")[2].split()[1])
