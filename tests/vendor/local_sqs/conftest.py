@@ -6,6 +6,7 @@ fixture that started it.
 
 import contextlib
 import importlib.util
+import itertools
 import json
 import os
 import random
@@ -56,6 +57,14 @@ def _start(command: list[str], log: Path, **options: Any) -> subprocess.Popen[by
         )
 
 
+# To listen on: none twice, and none that another worker of this run draws. They lie below those that
+# the system gives to whoever connects: he who awaits a server there may be given its very port, and
+# reach himself.
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_PORTS = range(10000 + _WORKER % 16, 20000, 16)
+PORTS = itertools.cycle(random.SystemRandom().sample(_PORTS, len(_PORTS)))
+
+
 class Server:
     """A Redis-compatible server that can be stopped, killed and started again on its port."""
 
@@ -67,7 +76,7 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
         for _ in range(20):
             # Two test runs may draw the same port: whoever fails to bind draws again.
-            self.port = random.SystemRandom().randint(33000, 59000)
+            self.port = next(PORTS)
             if self.start():
                 return
         raise RuntimeError((directory / "server.log").read_text())

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 from local_sqs.tasks import ClientError, TaskClient
 
-from .conftest import HERE, VENDOR, _start
+from .conftest import HERE, PORTS, VENDOR, _start
 
 WaitUntil = Callable[..., Any]
 
@@ -43,7 +42,7 @@ class Agent:
         (directory / "worker.json").write_text(json.dumps(worker))
         for _ in range(20):
             # Two test runs may draw the same port: whoever fails to bind draws again.
-            self.port = random.SystemRandom().randint(33000, 59000)
+            self.port = next(PORTS)
             given = {
                 "port": self.port,
                 "dispatcher": str(directory / "dispatcher.json"),
