@@ -487,6 +487,7 @@ def test_a_task_ends_though_a_job_has_left_a_thread_behind(
     ended = subprocess.run(
         [sys.executable, "-c", LEAVING],
         env={
+            "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             "RECORDS_URL": url,
             "OVERFLOW_LAUNCH": "m1.1",
