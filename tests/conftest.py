@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import random
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,11 @@ for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
 
+STDERR = pytest.StashKey[int]()
+# What this process is at, for whoever finds it stuck.
+RUNNING = ROOT / ".cache" / "running" / os.environ.get("PYTEST_XDIST_WORKER", "alone")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--chaos-seed", type=int, metavar="N", help="run K of a chaos test has the seed N + K"
@@ -37,10 +43,39 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.option.chaos_seed is None:  # drawn here, so that pytest-xdist's workers get the same
         config.option.chaos_seed = random.SystemRandom().randrange(10**9)
+    with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        config.stash[STDERR] = os.dup(2)
+    RUNNING.parent.mkdir(parents=True, exist_ok=True)
 
 
 def pytest_report_header(config: pytest.Config) -> str:
     return f"--chaos-seed {config.option.chaos_seed}"
+
+
+# `timeout` in pyproject.toml fails a test by an alarm. That does not end all that hangs: code that has
+# taken the alarm for itself, a call that no signal interrupts, a fixture's end after the alarm. A tenth
+# later the process says where it stands and ends, and pytest-xdist takes another.
+def watch(item: pytest.Item) -> None:
+    if not item.get_closest_marker("stress"):
+        seconds = float(item.config.getini("timeout")) * 1.1
+        faulthandler.dump_traceback_later(seconds, exit=True, file=item.config.stash[STDERR])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    RUNNING.write_text(f"{item.nodeid}\n")
+    watch(item)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_exception_interact(node: pytest.Item | pytest.Collector) -> None:
+    """pytest ends any such watch here, for a debugger's sake; the fixtures' ends are still to come."""
+    if isinstance(node, pytest.Item):
+        watch(node)
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist, which reads the marks in the same hook
