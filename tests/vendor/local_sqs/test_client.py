@@ -1,12 +1,14 @@
 """What a client does while Redis is away."""
 
+import socket
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
-from local_sqs import Queue
+from local_sqs import Client, ConnectionLost, Queue
 
-from .conftest import ONE, Server, binary, wait_until
+from .conftest import ONE, PORTS, Server, binary, wait_until
 
 
 def test_a_sender_says_that_redis_is_away_and_that_it_is_back(
@@ -35,3 +37,16 @@ def test_a_sender_says_that_redis_is_away_and_that_it_is_back(
         assert told.count("trying for") == told.count("is back after") == 1
     finally:
         server.kill()
+
+
+def test_a_client_that_reaches_itself_reaches_no_redis(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it may while nobody listens on a port that the system gives to whoever connects."""
+
+    def looped(address: Any, timeout: float) -> socket.socket:
+        return create_connection(address, timeout, source_address=address)
+
+    create_connection = socket.create_connection
+    monkeypatch.setattr(socket, "create_connection", looped)
+    client = Client(port=next(PORTS), retry_for=0)
+    with pytest.raises(ConnectionLost, match="connected to itself"):
+        client.execute("PING")

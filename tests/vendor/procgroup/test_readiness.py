@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import select
+import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 from procgroup import processes
@@ -54,3 +56,25 @@ def test_a_log_is_matched_where_a_character_was_read_in_two(tmp_path: Path) -> N
             assert not probe.step()
             file.write(text[index : index + 1])
     assert probe.step()
+
+
+def test_a_probe_that_reaches_itself_reaches_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it may where ports are leased among those that the system gives to whoever connects."""
+
+    class Looped(socket.socket):
+        def connect_ex(self, address: Any) -> int:
+            self.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self.bind(address)
+            return super().connect_ex(address)
+
+    with socket.socket() as chosen:
+        chosen.bind(("127.0.0.1", 0))
+        port = chosen.getsockname()[1]
+    monkeypatch.setattr(socket, "socket", Looped)
+    for kind in ("tcp", "redis"):
+        probe = probe_for({"kind": kind, "host": "127.0.0.1", "port": port}, "")
+        assert probe is not None
+        for _ in range(10):
+            assert not probe.step()
+            assert probe.awaits() is None
+        probe.close()

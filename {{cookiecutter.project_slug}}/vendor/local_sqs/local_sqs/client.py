@@ -233,6 +233,10 @@ class Client:
         # As bytes, since getaddrinfo imports the IDNA codec for a str: 3 ms of a worker's start.
         address: Any = (self.host.encode("ascii"), self.port)
         connection = socket.create_connection(address, self.timeout)
+        if connection.getpeername() == connection.getsockname():
+            # Nobody listens, and the system has given us the very port that we ask for.
+            connection.close()
+            raise ConnectionRefusedError("connected to itself")
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # The kernel's own time limits: with settimeout() each send and recv is preceded by a poll().
         connection.setblocking(True)

@@ -58,7 +58,10 @@ class ConnectionProbe(Probe):
             if not self._asked:
                 if self._connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                     raise ConnectionError
-                self._connection.getpeername()  # raises as long as it is not connected
+                # Raises as long as it is not connected. To itself it may be, where nobody listens yet on a
+                # port that the system gives to whoever connects.
+                if self._connection.getpeername() == self._connection.getsockname():
+                    raise ConnectionError
                 self._connection.sendall(self._question)
                 self._asked = True
             if self._question and not self._received_all():
