@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 {%- if cookiecutter.overflow == 'fargate' %}
 from lambda_shim import budget
+from lambda_shim.dispatcher import ANSWER_MOST
 from lambda_shim.objects import Conflict
 from lambda_shim.records import KEEP, DeadLetterRecord, DirectoryStore
 {%- else %}
@@ -27,6 +28,10 @@ from procgroup import ProcessGroup
 
 # Seconds to wait for what should happen within milliseconds, on the slowest of machines.
 PATIENCE = 30.0
+{%- if cookiecutter.overflow == 'fargate' %}
+# Seconds within which the local ECS has answered, or nobody hears it any more.
+ANSWERED = 5.0
+{%- endif %}
 
 
 def wait_until(condition: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
@@ -237,8 +242,16 @@ class LocalService(Service):
         )
         return records[0]
 
+    def launches(self) -> list[budget.Task]:
+        """What the dispatcher has booked, those that ECS has yet to answer included."""
+        found = DirectoryStore(str(self.dead_letters)).objects.get(budget.KEY)
+        if found is None:
+            return []
+        return list(msgspec.json.decode(found[0], type=budget.Budget).tasks.values())
+
     def pass_waits(self) -> None:
-        """Let what failed runs and refused launches have to wait for pass, without waiting."""
+        """Let what failed runs, refused launches and those of a dispatcher that was killed have to wait
+        for pass, without waiting."""
 
         def due(record: DeadLetterRecord | None) -> Any:
             return KEEP if record is None else msgspec.structs.replace(record, not_before=0.0)
@@ -249,9 +262,18 @@ class LocalService(Service):
                 store.update(record.key, due)
         if (found := store.objects.get(budget.KEY)) is not None:
             stored = msgspec.json.decode(found[0], type=budget.Budget)
-            if any(pool.not_before for pool in stored.pools.values()):
-                for pool in stored.pools.values():
-                    pool.not_before = 0.0
+            pools = [pool for pool in stored.pools.values() if pool.not_before]
+            for pool in pools:
+                pool.not_before = 0.0
+            # Not those that are only just being asked for.
+            lost = [
+                task
+                for task in stored.tasks.values()
+                if task.arn is None and ANSWERED < time.time() - task.booked_at < ANSWER_MOST
+            ]
+            for task in lost:
+                task.booked_at -= ANSWER_MOST
+            if pools or lost:
                 with suppress(Conflict):  # then at the next sweep
                     store.objects.put(budget.KEY, msgspec.json.encode(stored), found[1])
 
