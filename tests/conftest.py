@@ -78,6 +78,15 @@ def pytest_exception_interact(node: pytest.Item | pytest.Collector) -> None:
         watch(node)
 
 
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist may be told to stay away
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    if config.getoption("dist") != "loadgroup":
+        return None
+    from .scheduling import GroupScheduling
+
+    return GroupScheduling(config, log)
+
+
 @pytest.hookimpl(tryfirst=True)  # before xdist, which reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """`--dist loadgroup`: a file's tests that are marked `together` stay on one worker."""
