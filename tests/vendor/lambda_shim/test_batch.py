@@ -277,12 +277,16 @@ def test_an_event_of_another_source_fails_the_invocation(
         worker({"detail": {}}, LambdaContext(60))
 
 
-def test_the_process_may_still_be_ended_by_a_job(stores: Stores) -> None:
+def test_the_process_may_still_be_ended_by_a_job(
+    stores: Stores, caplog: pytest.LogCaptureFixture
+) -> None:
     def stop(message: Order, context: Context[None]) -> None:
         raise SystemExit(3)
 
     with pytest.raises(SystemExit):
         SqsHandler(decode, stop, lambda: stores)(event(order("nothing")), LambdaContext(60))
+    logging.getLogger("job").warning("afterwards")
+    assert not hasattr(caplog.records[-1], "business_id")
 
 
 def test_a_jobs_own_log_lines_carry_its_ids(
@@ -294,6 +298,18 @@ def test_a_jobs_own_log_lines_carry_its_ids(
     during, after = caplog.records
     assert (during.message_id, during.business_id, during.attempt) == ("m5", "order-5", 2)  # type: ignore[attr-defined]
     assert not hasattr(after, "business_id")
+
+
+def test_what_a_job_names_in_its_log_lines_itself_stands(
+    stores: Stores, caplog: pytest.LogCaptureFixture
+) -> None:
+    def handle(message: Order, context: Context[None]) -> None:
+        logging.getLogger("job").warning("again", extra={"attempt": 7, "message_id": "theirs"})
+
+    answer = SqsHandler(decode, handle, lambda: stores)(event(order("nothing")), LambdaContext(60))
+    assert failed(answer) == []
+    (line,) = caplog.records
+    assert (line.message_id, line.business_id, line.attempt) == ("theirs", "order-0", 7)  # type: ignore[attr-defined]
 
 
 def test_failures_and_parked_records_are_metrics_by_version(

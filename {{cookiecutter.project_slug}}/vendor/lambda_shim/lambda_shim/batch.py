@@ -120,23 +120,25 @@ def stamp_log_records() -> None:
     """Let every log record carry message_id, business_id and attempt while a job runs.
 
     The Lambda runtime's JSON formatter prints a record's extra attributes, so a job's own
-    ``logging.info(…)`` is found by business id without the job doing anything.
+    ``logging.info(…)`` is found by business id without the job doing anything. What a call names
+    itself, ``extra={"attempt": 3}``, stands: a record factory's attributes would have it refused.
     """
-    make = logging.getLogRecordFactory()
+    make = logging.Logger.makeRecord
     if getattr(make, "stamps", False):
         return
 
-    def factory(*args: Any, **kwargs: Any) -> logging.LogRecord:
+    def make_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = make(*args, **kwargs)
         context = _current[0]
         if context is not None:
-            record.message_id = context.message_id
-            record.business_id = context.business_id
-            record.attempt = context.attempt
+            stamped = record.__dict__
+            stamped.setdefault("message_id", context.message_id)
+            stamped.setdefault("business_id", context.business_id)
+            stamped.setdefault("attempt", context.attempt)
         return record
 
-    factory.stamps = True  # type: ignore[attr-defined]
-    logging.setLogRecordFactory(factory)
+    make_record.stamps = True  # type: ignore[attr-defined]
+    logging.Logger.makeRecord = make_record  # type: ignore[method-assign]
 
 
 class _Guard:
@@ -268,7 +270,7 @@ class SqsHandler(Generic[P, M]):
                 finally:
                     guard.in_job = False
             # The job's own failures and the guard's: whatever it was, this message alone answers
-            # for it. KeyboardInterrupt and SystemExit end the process, as they should.
+            # for it.
             except (Exception, DeadlineReached) as error:
                 settled = self._settle(record, context, error, wiring, lambda_context)
                 if settled == PARKED:
@@ -280,6 +282,11 @@ class SqsHandler(Generic[P, M]):
                     # A standard queue's messages may bear a group as well, for fairness only.
                     if group is not None and record["eventSourceARN"].endswith(".fifo"):
                         blocked[group] = error.after if isinstance(error, Retry) else None
+            except (
+                BaseException
+            ):  # KeyboardInterrupt and SystemExit end the process, as they should
+                _current[0] = None
+                raise
         _current[0] = None
         if failures or parked or overflowed:
             _emit_metrics(lambda_context, len(failures), parked, overflowed)
