@@ -16,14 +16,17 @@ class GroupScheduling(LoadGroupScheduling):  # type: ignore[misc]  # it comes wi
 
     def remove_node(self, node: WorkerController) -> str | None:
         """The test that the worker died in, if it did; those that it has not begun go to others."""
-        units = self.assigned_work.pop(node)
-        left = [test for unit in units.values() for test, done in unit.items() if not done]
-        if not left:
+        units = {
+            scope: {test: False for test, done in unit.items() if not done}
+            for scope, unit in self.assigned_work.pop(node).items()
+        }
+        died_in: str | None = next((test for unit in units.values() for test in unit), None)
+        if died_in is None:
             return None
-        died_in: str = left[0]
         for scope, unit in units.items():
-            if remaining := {test: False for test in unit if test in left and test != died_in}:
-                self.workqueue[scope] = remaining
+            unit.pop(died_in, None)
+            if unit:
+                self.workqueue[scope] = unit
         for other in self.nodes:
             self._reschedule(other)
         return died_in

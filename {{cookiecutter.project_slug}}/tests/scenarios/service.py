@@ -244,10 +244,8 @@ class LocalService(Service):
 
     def launches(self) -> list[budget.Task]:
         """What the dispatcher has booked, those that ECS has yet to answer included."""
-        found = DirectoryStore(str(self.dead_letters)).objects.get(budget.KEY)
-        if found is None:
-            return []
-        return list(msgspec.json.decode(found[0], type=budget.Budget).tasks.values())
+        objects = DirectoryStore(str(self.dead_letters)).objects
+        return list(budget.LaunchBudget(objects, budget.Limits()).read().tasks.values())
 
     def pass_waits(self) -> None:
         """Let what failed runs, refused launches and those of a dispatcher that was killed have to wait

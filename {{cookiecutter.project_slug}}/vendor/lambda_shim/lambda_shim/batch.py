@@ -218,15 +218,17 @@ class SqsHandler(Generic[P, M]):
         if wiring is None:
             wiring = self._wiring = self._wire()
         remaining = _remaining(lambda_context) if self.limited else None
-        if remaining is None:
-            return {"batchItemFailures": self._batch(records, wiring, None, lambda_context)}
-        margin = min(GUARD_MOST, remaining * GUARD_SHARE)
-        armed = self._guard.arm(remaining - margin)
+        deadline = None
+        armed = False
         try:
-            failures = self._batch(records, wiring, monotonic() + remaining, lambda_context)
+            if remaining is not None:
+                armed = self._guard.arm(remaining - min(GUARD_MOST, remaining * GUARD_SHARE))
+                deadline = monotonic() + remaining
+            failures = self._batch(records, wiring, deadline, lambda_context)
         finally:
             if armed:
                 self._guard.disarm()
+            _current[0] = None  # of a job that ends the process, too
         return {"batchItemFailures": failures}
 
     def _batch(
@@ -270,7 +272,7 @@ class SqsHandler(Generic[P, M]):
                 finally:
                     guard.in_job = False
             # The job's own failures and the guard's: whatever it was, this message alone answers
-            # for it.
+            # for it. KeyboardInterrupt and SystemExit end the process, as they should.
             except (Exception, DeadlineReached) as error:
                 settled = self._settle(record, context, error, wiring, lambda_context)
                 if settled == PARKED:
@@ -282,12 +284,6 @@ class SqsHandler(Generic[P, M]):
                     # A standard queue's messages may bear a group as well, for fairness only.
                     if group is not None and record["eventSourceARN"].endswith(".fifo"):
                         blocked[group] = error.after if isinstance(error, Retry) else None
-            except (
-                BaseException
-            ):  # KeyboardInterrupt and SystemExit end the process, as they should
-                _current[0] = None
-                raise
-        _current[0] = None
         if failures or parked or overflowed:
             _emit_metrics(lambda_context, len(failures), parked, overflowed)
         return failures
